@@ -1,0 +1,203 @@
+package record
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tidwall/gjson"
+
+	"nx/pkg/store"
+	"nx/pkg/target"
+)
+
+// A Stage is the step of the pipeline that owns fields of a record and that an
+// error names.
+type Stage string
+
+// The stages in the order of the pipeline.
+const (
+	Provision Stage = "provision"
+	Eval      Stage = "eval"
+	Build     Stage = "build"
+	Copy      Stage = "copy"
+	Activate  Stage = "activate"
+)
+
+// fields are what each stage writes, in the order of the pipeline. Tags and
+// target are not among them: provision and eval both contribute, and what the
+// stream has wins.
+var fields = []struct {
+	stage Stage
+	keys  []string
+}{
+	{Provision, []string{"machine"}},
+	{Eval, []string{"system", "drvPath", "deployment"}},
+	{Build, []string{"storePath", "closure"}},
+	{Copy, []string{"copied"}},
+	{Activate, []string{"activation"}},
+}
+
+// Reset removes what s and the stages behind it write, so that a fresh result
+// never stands beside an old one.
+func (r *Record) Reset(s Stage) {
+	i := slices.IndexFunc(fields, func(f struct {
+		stage Stage
+		keys  []string
+	}) bool {
+		return f.stage == s
+	})
+	for _, f := range fields[max(i, 0):] {
+		r.Delete(f.keys...)
+	}
+}
+
+// System returns the platform, such as "x86_64-linux", empty when not evaluated.
+func (r *Record) System() string { return r.Get("system").String() }
+
+// Tags returns the tags, sorted as they were written.
+func (r *Record) Tags() []string {
+	var tags []string
+	r.Get("tags").ForEach(func(_, v gjson.Result) bool {
+		tags = append(tags, v.String())
+		return true
+	})
+	return tags
+}
+
+// AddTags unites tags with those that are there and sorts them.
+func (r *Record) AddTags(tags ...string) error {
+	all := append(r.Tags(), tags...)
+	slices.Sort(all)
+	all = slices.Compact(all)
+	if len(all) == 0 {
+		return nil
+	}
+	return r.Set("tags", all)
+}
+
+// DrvPath returns the system's derivation, set by nx-eval. The error names the
+// field and the value when it is no derivation path.
+func (r *Record) DrvPath() (store.Path, error) { return r.path("drvPath", store.ParseDerivation) }
+
+// StorePath returns the built system, set by nx-build.
+func (r *Record) StorePath() (store.Path, error) { return r.path("storePath", store.Parse) }
+
+func (r *Record) path(key string, parse func(string) (store.Path, error)) (store.Path, error) {
+	v := r.Get(key)
+	if !v.Exists() {
+		return "", fmt.Errorf("the record has no %q", key)
+	}
+	if v.Type != gjson.String {
+		return "", fmt.Errorf("%q is %s, not a store path", key, excerpt([]byte(v.Raw)))
+	}
+	p, err := parse(v.Str)
+	if err != nil {
+		return "", fmt.Errorf("%q: %w", key, err)
+	}
+	return p, nil
+}
+
+// Target returns how the host is reached. The error names the field that is
+// missing, of the wrong type, or unsafe.
+func (r *Record) Target() (target.Target, error) {
+	v := r.Get("target")
+	if !v.Exists() {
+		return target.Target{}, errors.New(`the record has no "target"`)
+	}
+	t, err := parseTarget(v, "target")
+	if err != nil {
+		return target.Target{}, err
+	}
+	return t, t.Validate()
+}
+
+func parseTarget(v gjson.Result, at string) (target.Target, error) {
+	var t struct {
+		Host         string          `json:"host"`
+		Port         int             `json:"port"`
+		User         string          `json:"user"`
+		HostKeys     []string        `json:"hostKeys"`
+		IdentityFile string          `json:"identityFile"`
+		Sudo         []string        `json:"sudo"`
+		ProxyJump    string          `json:"proxyJump"`
+		Previous     json.RawMessage `json:"previous"`
+	}
+	if !v.IsObject() {
+		return target.Target{}, fmt.Errorf("%q is %s, not an object", at, excerpt([]byte(v.Raw)))
+	}
+	if err := json.Unmarshal([]byte(v.Raw), &t); err != nil {
+		var wrong *json.UnmarshalTypeError
+		if errors.As(err, &wrong) {
+			err = fmt.Errorf("%q is a %s", wrong.Field, wrong.Value)
+		}
+		return target.Target{}, fmt.Errorf("%q: %w", at, err)
+	}
+	out := target.Target{Host: t.Host, Port: t.Port, User: t.User, HostKeys: t.HostKeys,
+		IdentityFile: t.IdentityFile, Sudo: t.Sudo, ProxyJump: t.ProxyJump}
+	if p := v.Get("previous"); p.Exists() && p.Type != gjson.Null {
+		previous, err := parseTarget(p, at+".previous")
+		if err != nil {
+			return target.Target{}, err
+		}
+		out.Previous = &previous
+	}
+	return out, nil
+}
+
+// Failed tells whether a stage failed on this host.
+func (r *Record) Failed() bool {
+	v := r.Get("error")
+	return v.Exists() && v.Type != gjson.Null
+}
+
+// FailedStage returns the stage that failed, as the error names it.
+func (r *Record) FailedStage() Stage { return Stage(r.Get("error.stage").String()) }
+
+// Fail sets the record's error. The message is err's, on one line; an error in
+// its chain with a method Log() string gives the log, of which the last
+// [MaxLog] bytes are kept.
+func (r *Record) Fail(s Stage, err error) {
+	e := struct {
+		Stage   Stage  `json:"stage"`
+		Message string `json:"message"`
+		Log     string `json:"log,omitempty"`
+	}{Stage: s, Message: OneLine(err.Error())}
+	var logged interface{ Log() string }
+	if errors.As(err, &logged) {
+		e.Log = tail(logged.Log(), MaxLog)
+	}
+	r.put("error", must(e))
+}
+
+// OneLine makes a message of one line out of text that may have several.
+func OneLine(s string) string {
+	lines := strings.FieldsFunc(strings.ToValidUTF8(s, "\uFFFD"), func(c rune) bool { return c == '\n' || c == '\r' })
+	for i, l := range lines {
+		lines[i] = strings.TrimSpace(l)
+	}
+	return strings.Join(slices.DeleteFunc(lines, func(l string) bool { return l == "" }), "; ")
+}
+
+// tail keeps the last n bytes of s, from the beginning of a line where there is one.
+func tail(s string, n int) string {
+	s = strings.ToValidUTF8(s, "\uFFFD")
+	if len(s) <= n {
+		return s
+	}
+	s = strings.ToValidUTF8(s[len(s)-n:], "")
+	if i := strings.IndexByte(s, '\n'); i >= 0 && i < len(s)-1 {
+		return s[i+1:]
+	}
+	return s
+}
+
+func must(v any) []byte {
+	b, err := marshal(v)
+	if err != nil {
+		panic(err) // only strings inside
+	}
+	return b
+}
