@@ -85,6 +85,9 @@ func (in Input) read(tool string, take func(r *record.Record, at string) error) 
 		if len(bytes.TrimSpace(line)) > 0 {
 			empty = false
 			r, bad := record.Parse(line)
+			if bad != nil && open && err == io.EOF {
+				return &CutError{in.Name, tool, n - 1} // died in the middle of a line
+			}
 			if bad != nil {
 				return fmt.Errorf("read %s: line %d: %w", in.Name, n, bad)
 			}

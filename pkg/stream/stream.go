@@ -136,7 +136,11 @@ func Run(ctx context.Context, s *Stream, stage StageFunc) error {
 	if err != nil {
 		return err
 	}
-	return sink.commit(hosts)
+	if err := sink.commit(hosts); err != nil {
+		return err
+	}
+	s.Log.Info("done", "hosts", hosts.hosts)
+	return nil
 }
 
 // feed reads all inputs, in order, and sends each record where it belongs. The

@@ -208,6 +208,7 @@ func (w *writer) count(r *record.Record) {
 		return
 	}
 	w.tally.hosts++
+	w.stream.Log.Debug("written", "host", r.Name())
 	if !r.Failed() {
 		return
 	}

@@ -1,0 +1,251 @@
+// Package cli is the edge of the five tools: shared flags, signals, messages
+// and exit status. It alone knows kong, the standard streams, the process's
+// arguments and os.Exit, so that everything behind it can be called by tests.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+	"golang.org/x/term"
+
+	"nx/pkg/record"
+	"nx/pkg/stream"
+)
+
+// Exit statuses; 128+n is signal n.
+const (
+	statusHosts = 1 // the stream is whole, but hosts in it failed
+	statusUsage = 2 // usage, bad or cut input, or the tool as a whole failed
+)
+
+// version is set by the linker: -X nx/pkg/cli.version=v1.2.3.
+var version string
+
+// shared are the flags that every tool has.
+type shared struct {
+	Output    string           `short:"o" placeholder:"FILE" help:"Write records to FILE instead of stdout: sorted, and only when the stream is whole and no host failed."`
+	IfChanged bool             `help:"With -o, leave FILE untouched when its bytes would not change."`
+	Jobs      int              `short:"j" default:"${jobs}" placeholder:"N" env:"${env}_JOBS" help:"Work on at most N hosts at a time (default ${default})."`
+	On        []string         `sep:"none" placeholder:"SELECTOR" help:"Act on and write only these hosts: names, globs, @tags; a comma is or, '!' is not. Repeatable."`
+	Root      string           `default:"." placeholder:"DIR" help:"The folder that relative paths in records start from (default: the working directory)."`
+	Quiet     bool             `short:"q" help:"Print warnings and errors only."`
+	Verbose   bool             `short:"v" help:"Print details too."`
+	Progress  string           `enum:"auto,always,never" default:"auto" placeholder:"WHEN" help:"Show steps: auto, always or never (default ${default})."`
+	LogFormat string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"What stderr has: text, or json, one event a line (default ${default})."`
+	Version   kong.VersionFlag `help:"Print the version and exit."`
+}
+
+// A Tool describes one of the programs.
+type Tool struct {
+	Name     string // "nx-build"
+	Help     string // one sentence
+	Jobs     int    // how many hosts at a time unless -j says else
+	Commands any    // a struct of kong commands, whose Run methods take (context.Context, *Process)
+}
+
+// A Process is what a command gets of the world outside.
+type Process struct {
+	Tool   string
+	Root   string // relative local paths in records start here
+	Jobs   int    // hosts at a time
+	Log    *slog.Logger
+	Stdout io.Writer // for reports; records go through Stream
+
+	stdin *os.File
+	flags shared
+	on    stream.Selection
+}
+
+// A UsageError is a wrong command line: nothing was done.
+type UsageError struct {
+	Err     error
+	HintMsg string // what to do instead; empty points to --help
+}
+
+func (e *UsageError) Error() string { return e.Err.Error() }
+func (e *UsageError) Unwrap() error { return e.Err }
+
+// Hint is the line behind the message.
+func (e *UsageError) Hint() string { return e.HintMsg }
+
+// A StatusError ends the tool with a status of its own and no message: the
+// command has said what there is to say. It exists for documented statuses only.
+type StatusError int
+
+func (e StatusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
+
+// Main runs the tool with this process's arguments and exits.
+func Main(t Tool) { os.Exit(run(t, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
+
+func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
+	p := &Process{Tool: t.Name, Stdout: stdout, stdin: stdin}
+	parser, err := kong.New(&p.flags, kong.Name(t.Name), kong.Description(t.Help), kong.Embed(t.Commands),
+		kong.Writers(stdout, stderr), kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.Vars{
+			"version": t.Name + " " + Version(),
+			"jobs":    fmt.Sprint(max(t.Jobs, 1)),
+			"env":     strings.ToUpper(strings.ReplaceAll(t.Name, "-", "_")),
+		})
+	if err != nil {
+		panic(err) // the commands' tags are wrong
+	}
+	command, err := parser.Parse(args)
+	p.Log = slog.New(newHandler(t.Name, p.flags, stdout, stderr))
+	if err == nil {
+		err = p.check()
+	}
+	if err != nil {
+		return p.usage(err)
+	}
+
+	// A broken pipe is an error of the write, not the end of the process; caught
+	// rather than ignored, so that children do not inherit it.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
+	ctx, caught, release := catch()
+	defer release()
+	command.BindTo(ctx, (*context.Context)(nil))
+	return p.status(command.Run(p), caught())
+}
+
+func (p *Process) check() error {
+	f := p.flags
+	switch {
+	case f.Jobs < 1:
+		return fmt.Errorf("--jobs=%d: it must be at least 1", f.Jobs)
+	case f.IfChanged && f.Output == "":
+		return errors.New("--if-changed: it needs -o FILE")
+	case f.Quiet && f.Verbose:
+		return errors.New("--quiet and --verbose: they contradict each other")
+	}
+	if info, err := os.Stat(f.Root); err != nil {
+		return fmt.Errorf("--root: %w", err)
+	} else if !info.IsDir() {
+		return fmt.Errorf("--root: %s is no folder", f.Root)
+	}
+	on, err := stream.ParseSelection(f.On)
+	if err != nil {
+		return fmt.Errorf("--on: %w", err)
+	}
+	p.Root, p.Jobs, p.on = f.Root, f.Jobs, on
+	return nil
+}
+
+// Stream opens the record files, where "-" and no file at all mean stdin.
+func (p *Process) Stream(stage record.Stage, files []string) (*stream.Stream, error) {
+	if len(files) == 0 {
+		files = []string{"-"}
+	}
+	s := p.Produce(stage, nil)
+	for _, name := range files {
+		in, err := p.input(name)
+		if err != nil {
+			return nil, err
+		}
+		s.Inputs = append(s.Inputs, in)
+	}
+	return s, nil
+}
+
+func (p *Process) input(name string) (stream.Input, error) {
+	in, f := stream.Input{Name: name}, p.stdin
+	if name == "-" {
+		in.Name = stream.Stdin
+		if term.IsTerminal(int(f.Fd())) {
+			return in, &UsageError{errors.New("stdin is a terminal, not a stream of records"),
+				fmt.Sprintf("pipe records in, as from the tool before, or name a file: %s FILE", p.Tool)}
+		}
+	} else {
+		var err error
+		if f, err = os.Open(name); err != nil {
+			return in, fmt.Errorf("read records: %w", err)
+		}
+	}
+	info, err := f.Stat()
+	if err != nil {
+		return in, fmt.Errorf("read %s: %w", in.Name, err)
+	}
+	if info.IsDir() {
+		return in, fmt.Errorf("read %s: it is a folder", in.Name)
+	}
+	in.Reader, in.Regular = f, info.Mode().IsRegular()
+	return in, nil
+}
+
+// Produce is a stream that reads nothing: its hosts are given.
+func (p *Process) Produce(stage record.Stage, hosts []*record.Record) *stream.Stream {
+	return &stream.Stream{
+		Tool:  p.Tool,
+		Stage: stage,
+		Given: hosts,
+		On:    p.on,
+		Log:   p.Log,
+		Output: stream.Output{
+			Writer:    p.Stdout,
+			File:      p.flags.Output,
+			IfChanged: p.flags.IfChanged,
+		},
+	}
+}
+
+// usage prints what is wrong with the command line. Nothing was done.
+func (p *Process) usage(err error) int {
+	hint := fmt.Sprintf("run %s --help", p.Tool)
+	var u *UsageError
+	if errors.As(err, &u) && u.HintMsg != "" {
+		hint = u.HintMsg
+	}
+	p.Log.Error(record.OneLine(err.Error()), "hint", hint)
+	return statusUsage
+}
+
+// status says how the tool ended and returns its exit status.
+func (p *Process) status(err error, sig syscall.Signal) int {
+	var hosts *stream.HostsError
+	var own StatusError
+	var usage *UsageError
+	var hint interface{ Hint() string }
+	switch {
+	case sig != 0:
+		p.Log.Error(fmt.Sprintf("interrupted by %s", signalName(sig)))
+		return 128 + int(sig)
+	case err == nil:
+		return 0
+	case errors.As(err, &hosts):
+		names := make([]string, len(hosts.Failed))
+		for i, r := range hosts.Failed {
+			names[i] = fmt.Sprintf("%s (%s)", r.Name(), r.FailedStage())
+		}
+		p.Log.Error(fmt.Sprintf("%s: %s", hosts, strings.Join(names, ", ")))
+		return statusHosts
+	case errors.As(err, &own):
+		return int(own)
+	case errors.As(err, &usage):
+		return p.usage(err)
+	case errors.As(err, &hint):
+		p.Log.Error(record.OneLine(err.Error()), "hint", hint.Hint())
+	default:
+		p.Log.Error(record.OneLine(err.Error()))
+	}
+	return statusUsage
+}
+
+// Version is what --version prints: the release, or the commit it was built from.
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if b, ok := debug.ReadBuildInfo(); ok && b.Main.Version != "" {
+		return b.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,52 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync/atomic"
+	"syscall"
+)
+
+// catch returns a context that the first of INT, TERM and HUP ends: no further
+// host is started, those in work are finished or cleanly left. A second signal
+// exits at once; what runs on a target goes on by itself. A signal that the
+// process was started to ignore, as nohup and a shell's background jobs do,
+// stays ignored.
+func catch() (ctx context.Context, caught func() syscall.Signal, release func()) {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	var first atomic.Int64
+	signals := make(chan os.Signal, 2)
+	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(s) {
+			signal.Notify(signals, s)
+		}
+	}
+	go func() {
+		for s := range signals {
+			n, ok := s.(syscall.Signal)
+			if !ok {
+				continue
+			}
+			if !first.CompareAndSwap(0, int64(n)) {
+				os.Exit(128 + int(n))
+			}
+			cancel(fmt.Errorf("interrupted by %s", signalName(n)))
+		}
+	}()
+	return ctx, func() syscall.Signal { return syscall.Signal(first.Load()) },
+		func() { signal.Stop(signals); cancel(nil) }
+}
+
+func signalName(s syscall.Signal) string {
+	switch s {
+	case syscall.SIGINT:
+		return "SIGINT"
+	case syscall.SIGTERM:
+		return "SIGTERM"
+	case syscall.SIGHUP:
+		return "SIGHUP"
+	}
+	return s.String()
+}
