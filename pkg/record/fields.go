@@ -154,7 +154,10 @@ func (r *Record) Failed() bool {
 }
 
 // FailedStage returns the stage that failed, as the error names it.
-func (r *Record) FailedStage() Stage { return Stage(r.Get("error.stage").String()) }
+func (r *Record) FailedStage() Stage { return Stage(r.Get("error").Get("stage").String()) }
+
+// Message returns the error's message.
+func (r *Record) Message() string { return r.Get("error").Get("message").String() }
 
 // Fail sets the record's error. The message is err's, on one line; an error in
 // its chain with a method Log() string gives the log, of which the last
@@ -170,7 +173,12 @@ func (r *Record) Fail(s Stage, err error) {
 		e.Log = tail(logged.Log(), MaxLog)
 	}
 	r.put("error", must(e))
+	r.cause = err
 }
+
+// Cause returns the error that [Record.Fail] was given in this process, nil when
+// the record came with its error or has none.
+func (r *Record) Cause() error { return r.cause }
 
 // OneLine makes a message of one line out of text that may have several.
 func OneLine(s string) string {

@@ -53,6 +53,7 @@ type Record struct {
 	kind    string
 	typ     string
 	name    string
+	cause   error // what Fail was given, for messages; never written
 }
 
 type member struct {

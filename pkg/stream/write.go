@@ -213,7 +213,7 @@ func (w *writer) count(r *record.Record) {
 		return
 	}
 	w.tally.failed = append(w.tally.failed, r)
-	message := r.Get("error.message").String()
+	message := r.Message()
 	w.sink.errs = multierror.Append(w.sink.errs, fmt.Errorf("%s: %s", r.Name(), message))
 	if cause := r.Cause(); cause != nil {
 		args := []any{"host", r.Name()}
