@@ -1,0 +1,141 @@
+package testhost
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// TB is the part of testing.TB that the helpers below need; programs that use this
+// package do not link the testing package.
+type TB interface {
+	Helper()
+	Cleanup(func())
+	TempDir() string
+	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+	Skipf(format string, args ...any)
+}
+
+// Need skips the test unless this machine has everything that the words name; the
+// test fails instead when NXTEST_REQUIRE, a comma list, has the missing word.
+//
+//	root      namespace hosts can be started here
+//	nix       nix-store is in PATH
+//	nix-new   NXTEST_NIX_NEW names a folder with a newer Nix, as bin/nix-store
+//	nixpkgs   NXTEST_NIXPKGS names a nixpkgs tree
+func Need(tb TB, words ...string) {
+	tb.Helper()
+	for _, word := range words {
+		var missing error
+		switch word {
+		case "root":
+			missing = Supported(Options{})
+		case "nix":
+			_, missing = exec.LookPath("nix-store")
+		case "nix-new":
+			missing = needFile("NXTEST_NIX_NEW", "bin/nix-store")
+		case "nixpkgs":
+			missing = needFile("NXTEST_NIXPKGS", "nixos/lib/eval-config.nix")
+		default:
+			tb.Fatalf("need %q: no such word", word)
+		}
+		switch {
+		case missing == nil:
+		case slices.Contains(strings.Split(os.Getenv("NXTEST_REQUIRE"), ","), word):
+			tb.Fatalf("NXTEST_REQUIRE has %s, but: %v", word, missing)
+		default:
+			tb.Skipf("SKIPPED, needs %s: %v", word, missing)
+		}
+	}
+}
+
+func needFile(variable, file string) error {
+	dir := os.Getenv(variable)
+	if dir == "" {
+		return fmt.Errorf("%s is not set", variable)
+	}
+	if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
+		return fmt.Errorf("%s: %w", variable, err)
+	}
+	return nil
+}
+
+// NewLab returns an empty lab for one test, which is removed with everything in it
+// when the test ends, even when the test's process is killed. The test is skipped
+// as by [Need] where no hosts can be had.
+func NewLab(tb TB) *Lab {
+	tb.Helper()
+	Need(tb, "root")
+	dir := tb.TempDir()
+	lab := &Lab{Dir: filepath.Join(dir, "lab"), IdentityFile: filepath.Join(dir, "id_ed25519")}
+	ctx := context.Background()
+	if err := lab.tether(ctx, tb); err != nil {
+		tb.Fatalf("tether lab: %v", err)
+	}
+	tb.Cleanup(func() {
+		if err := lab.Remove(ctx); err != nil {
+			tb.Errorf("remove lab: %v", err)
+		}
+	})
+	return lab
+}
+
+// Start starts n hosts named h1 to hn at once, in a lab of their own that ends with
+// the test, see [NewLab].
+func Start(tb TB, n int) []*Host {
+	tb.Helper()
+	lab := NewLab(tb)
+	hosts, errs := make([]*Host, n), make([]error, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			hosts[i], errs[i] = lab.Start(context.Background(), fmt.Sprintf("h%d", i+1), Options{})
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			tb.Fatalf("%v", err)
+		}
+	}
+	return hosts
+}
+
+//go:embed reap.sh
+var reapScript string
+
+// tether starts a process that removes the lab when this process is gone: no cleanup
+// runs when a test panics in another goroutine, times out or is killed.
+func (l *Lab) tether(ctx context.Context, tb TB) error {
+	var id string
+	if err := l.change(ctx, func(r *registry) error { id = r.ID; return nil }); err != nil {
+		return err
+	}
+	cmd := exec.Command("/bin/sh", "-c", reapScript, "reap.sh", l.Dir, id)
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=" + path}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	stdin, err := cmd.StdinPipe() // never written: it ends with this process
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	tb.Cleanup(func() {
+		stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			tb.Errorf("reap lab: %v", err)
+		}
+	})
+	return nil
+}
