@@ -1,0 +1,121 @@
+package nixserve
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"nx/pkg/store"
+)
+
+// A Store is the Nix store of this machine, for reading. Its methods may be
+// called from many goroutines at once: each call has a server of its own, and
+// servers that are free are used again.
+type Store struct {
+	run Run
+
+	mu   sync.Mutex
+	free []*Client
+}
+
+// Local returns the store that "nix-store --serve" serves on this machine. It is
+// found in PATH, and asked for the store that the environment chooses, when a
+// method is called first.
+func Local() *Store { return &Store{run: Command("nix-store", "--serve")} }
+
+// Command returns a Run that starts a child process. The child is no member of
+// this process' group: what a terminal interrupts is nx, which then lets hosts in
+// work come to an end. It ends with its input, so also when nx is killed.
+func Command(name string, args ...string) Run {
+	return func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+		cmd := exec.CommandContext(ctx, name, args...)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+		cmd.WaitDelay = 5 * time.Second
+		cmd.Stdout, cmd.Stderr = stdout, stderr
+		// Not cmd.Stdin: Wait would wait for its reader, not for the child.
+		in, err := cmd.StdinPipe()
+		if err != nil {
+			return err
+		}
+		if err := cmd.Start(); err != nil {
+			return fmt.Errorf("start: %w", err)
+		}
+		go func() {
+			io.Copy(in, stdin)
+			in.Close()
+		}()
+		return cmd.Wait()
+	}
+}
+
+// QueryClosure is [Client.QueryClosure].
+func (s *Store) QueryClosure(ctx context.Context, paths []store.Path) ([]store.Path, error) {
+	var closure []store.Path
+	err := s.use(ctx, func(c *Client) (err error) {
+		closure, err = c.QueryClosure(ctx, paths)
+		return err
+	})
+	return closure, err
+}
+
+// QueryPathInfos is [Client.QueryPathInfos].
+func (s *Store) QueryPathInfos(ctx context.Context, paths []store.Path) ([]store.Info, error) {
+	var infos []store.Info
+	err := s.use(ctx, func(c *Client) (err error) {
+		infos, err = c.QueryPathInfos(ctx, paths)
+		return err
+	})
+	return infos, err
+}
+
+// DumpStorePath is [Client.DumpStorePath].
+func (s *Store) DumpStorePath(ctx context.Context, path store.Path, w io.Writer) error {
+	return s.use(ctx, func(c *Client) error { return c.DumpStorePath(ctx, path, w) })
+}
+
+// Close ends the servers that are free. No method may be in use.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for _, c := range s.free {
+		errs = append(errs, c.Close())
+	}
+	s.free = nil
+	return errors.Join(errs...)
+}
+
+// use calls f with a free server, or a new one, and keeps it if f returns nil.
+func (s *Store) use(ctx context.Context, f func(*Client) error) error {
+	c, err := s.take(ctx)
+	if err != nil {
+		return err
+	}
+	if err := f(c); err != nil || c.broken != nil {
+		c.Close()
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.free = append(s.free, c)
+	return nil
+}
+
+func (s *Store) take(ctx context.Context) (*Client, error) {
+	s.mu.Lock()
+	if last := len(s.free) - 1; last >= 0 {
+		c := s.free[last]
+		s.free = s.free[:last]
+		s.mu.Unlock()
+		return c, nil
+	}
+	s.mu.Unlock()
+	// The server outlives the call that needed it first; calls bring their own ctx.
+	return open(ctx, context.WithoutCancel(ctx), s.run)
+}
