@@ -1,0 +1,221 @@
+package network
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+)
+
+//go:embed nix/*.nix
+var expressions embed.FS
+
+// A session is one folder with nx's own expressions, and the questions asked of
+// them. Where the folder is enters no derivation.
+type session struct {
+	*Network
+	dir        string
+	files      []string
+	name, uuid string
+	facts      Facts
+	nixpkgs    string // known after about
+	mark       string
+	asked      atomic.Int32
+}
+
+// An item is what one answer is about.
+type item struct {
+	Kind string `json:"kind"` // network, machine, resource
+	Type string `json:"type"` // a resource's
+	Name string `json:"name"`
+}
+
+// A request is what nix/main.nix reads.
+type request struct {
+	Mark       string            `json:"mark"`   // what an answer begins with
+	Answer     string            `json:"answer"` // what to say of machines: an attribute of nix/nixops.nix
+	Items      []item            `json:"items"`
+	Files      []string          `json:"files"`
+	Deployment map[string]string `json:"deployment"`
+	Facts      Facts             `json:"facts"`
+}
+
+func (n *Network) open() (*session, error) {
+	if len(n.Files) == 0 {
+		return nil, errors.New("read network: no file is named")
+	}
+	s := &session{Network: n, mark: "@nx-" + rand.Text() + " "}
+	for _, file := range n.Files {
+		abs, err := filepath.Abs(file)
+		if err != nil {
+			return nil, fmt.Errorf("read network %s: %w", file, err)
+		}
+		info, err := os.Stat(abs)
+		if err != nil {
+			return nil, fmt.Errorf("read network %s: %w", file, err)
+		}
+		if len(s.files) == 0 {
+			folder := abs
+			if !info.IsDir() {
+				folder = filepath.Dir(abs)
+			}
+			s.name, s.uuid = n.deployment(folder)
+		}
+		s.files = append(s.files, abs)
+	}
+	dir, err := os.MkdirTemp("", "nx-eval-")
+	if err != nil {
+		return nil, fmt.Errorf("write nix expressions: %w", err)
+	}
+	s.dir = dir
+	nix, err := fs.Sub(expressions, "nix")
+	if err == nil {
+		err = os.CopyFS(dir, nix)
+	}
+	if err != nil {
+		s.close()
+		return nil, fmt.Errorf("write nix expressions: %w", err)
+	}
+	return s, nil
+}
+
+func (s *session) close() {
+	if err := os.RemoveAll(s.dir); err != nil {
+		s.log().Warn("remove nix expressions", "error", err)
+	}
+}
+
+func (s *session) log() *slog.Logger {
+	if s.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return s.Log
+}
+
+func (s *session) about(ctx context.Context) (*About, error) {
+	a := &About{}
+	var failed error
+	s.ask(ctx, "", []item{{Kind: "network"}}, func(_ item, answer []byte, err error) {
+		if failed = err; err == nil {
+			failed = json.Unmarshal(answer, a)
+		}
+	})
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if failed != nil {
+		return nil, fmt.Errorf("read network %s: %w", s.Files[0], failed)
+	}
+	for _, name := range a.Machines {
+		if !machineName.MatchString(name) {
+			return nil, fmt.Errorf("read network %s: machine %q: a name has letters, digits and _.- and begins with none of .-", s.Files[0], name)
+		}
+	}
+	s.nixpkgs = a.Nixpkgs
+	return a, nil
+}
+
+// ask has items evaluated one after the other and calls tell for each, in
+// order. An item that ends the evaluator, by whatever error or crash, gets the
+// error; the items behind it are asked again. Once ctx is done, the rest is left.
+func (s *session) ask(ctx context.Context, answer string, items []item, tell func(it item, answer []byte, err error)) {
+	for len(items) > 0 && ctx.Err() == nil {
+		answered, err := s.evaluate(ctx, answer, items, tell)
+		items = items[answered:]
+		if len(items) == 0 || ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			err = errors.New("the evaluator ended without an answer")
+		}
+		tell(items[0], nil, err)
+		items = items[1:]
+	}
+}
+
+// evaluate runs one evaluator over items and returns how many it answered.
+func (s *session) evaluate(ctx context.Context, answer string, items []item, tell func(it item, answer []byte, err error)) (int, error) {
+	file, err := s.write(request{Mark: s.mark, Answer: answer, Items: items, Files: s.files,
+		Deployment: map[string]string{"name": s.name, "uuid": s.uuid}, Facts: s.facts})
+	if err != nil {
+		return 0, err
+	}
+	answered := 0
+	var said transcript
+	args := append([]string{"--eval", "--read-write-mode", "--show-trace", filepath.Join(s.dir, "main.nix"),
+		"--argstr", "nxRequest", file}, s.Args...)
+	err = s.Nix.Instantiate(ctx, args, func(line string) {
+		if _, json, ok := strings.Cut(line, s.mark); ok && answered < len(items) {
+			it := items[answered]
+			answered++
+			said.reset(s.logger(it))
+			tell(it, []byte(json), nil)
+			return
+		}
+		if said.add(line) || answered == len(items) {
+			return
+		}
+		s.logger(items[answered]).Info("output", "line", line)
+	})
+	if err != nil && !said.empty() {
+		err = said.failure(s.foreign)
+	} else if err != nil {
+		err = fmt.Errorf("evaluate configuration: %w", err)
+	}
+	return answered, err
+}
+
+func (s *session) logger(it item) *slog.Logger {
+	if it.Kind != "machine" {
+		return s.log()
+	}
+	return s.log().With("host", it.Name)
+}
+
+func (s *session) write(r request) (string, error) {
+	b, err := json.Marshal(r)
+	if err != nil {
+		return "", fmt.Errorf("write evaluation request: %w", err)
+	}
+	file := filepath.Join(s.dir, fmt.Sprintf("request-%d.json", s.asked.Add(1)))
+	if err := os.WriteFile(file, b, 0o600); err != nil {
+		return "", fmt.Errorf("write evaluation request: %w", err)
+	}
+	return file, nil
+}
+
+// foreign tells whether file is no file of the user's: nixpkgs', Nix' or ours.
+func (s *session) foreign(file string) bool {
+	return !filepath.IsAbs(file) || within(file, s.dir) || s.nixpkgs != "" && within(file, s.nixpkgs)
+}
+
+func within(file, dir string) bool { return strings.HasPrefix(file, strings.TrimSuffix(dir, "/")+"/") }
+
+// availableMemory returns the bytes that can be used without swapping
+// (proc_meminfo(5), MemAvailable), much where that is not known.
+func availableMemory() int {
+	const unknown = 1 << 40
+	f, err := os.Open("/proc/meminfo")
+	if err != nil {
+		return unknown
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		if words := strings.Fields(lines.Text()); len(words) > 1 && words[0] == "MemAvailable:" {
+			if kb, err := strconv.Atoi(words[1]); err == nil {
+				return kb << 10
+			}
+		}
+	}
+	return unknown
+}

@@ -1,0 +1,162 @@
+package network
+
+import (
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strings"
+)
+
+// An EvalError is what ended an evaluation, in Nix' words.
+type EvalError struct {
+	Message  string // on one line
+	Position string // FILE:LINE:COLUMN, in the user's files where the trace leads there; may be empty
+	log      string
+}
+
+func (e *EvalError) Error() string {
+	if e.Position == "" {
+		return "evaluate configuration: " + e.Message
+	}
+	return fmt.Sprintf("evaluate configuration: %s, at %s", e.Message, e.Position)
+}
+
+// Log returns Nix' message and those steps of its trace that are in the user's files.
+func (e *EvalError) Log() string { return e.log }
+
+// Hint says what may help, if anything is known.
+func (e *EvalError) Hint() string {
+	if strings.Contains(e.Message, "/"+sealName+"' has an unsupported type") {
+		return "the configuration copies the folder with nx's state into the Nix store, as src = ./. does: name a folder without .nx, or filter it out"
+	}
+	return ""
+}
+
+// A step is one line of Nix' trace with what belongs to it.
+type step struct {
+	text []string // "while evaluating the attribute 'x'", or the message's lines
+	at   string   // FILE:LINE:COLUMN
+	file string
+	code []string // the lines of source it shows
+}
+
+var (
+	errorLine = regexp.MustCompile(`^ *error:(?: (.*))?$`)
+	traceLine = regexp.MustCompile(`^ +… (.*)$`)
+	atLine    = regexp.MustCompile(`^ +at ((.+):\d+:\d+):$`)
+	codeLine  = regexp.MustCompile(`^ +(?:\d+)?\| ?.*$`)
+	noteLine  = regexp.MustCompile(`^ *\((?:use '--show-trace'|stack trace truncated|\d+ duplicate frames omitted).*\)$`)
+)
+
+// parseError reads what Nix writes when an evaluation fails, from its line
+// "error:" on. Nix 2.8 puts the message first and the trace behind it, the
+// innermost step first; from 2.20 on the trace comes first, the outermost step
+// first, and the message last, behind a second "error:".
+// foreign tells which files are not the user's.
+func parseError(lines []string, foreign func(file string) bool) *EvalError {
+	message := &step{}
+	var trace []*step // innermost first
+	current := message
+	last := false // the message comes last
+	for i, line := range lines {
+		if m := errorLine.FindStringSubmatch(line); m != nil && (i == 0 || len(trace) > 0 && strings.HasPrefix(line, " ")) {
+			last = i > 0
+			message = &step{}
+			current = message
+			if m[1] != "" {
+				message.text = []string{m[1]}
+			}
+		} else if m := traceLine.FindStringSubmatch(line); m != nil {
+			current = &step{text: []string{m[1]}}
+			trace = append(trace, current)
+		} else if m := atLine.FindStringSubmatch(line); m != nil {
+			current.at, current.file = m[1], m[2]
+		} else if codeLine.MatchString(line) && current.at != "" {
+			current.code = append(current.code, line)
+		} else if !noteLine.MatchString(line) {
+			current.text = append(current.text, strings.TrimPrefix(line, "       "))
+		}
+	}
+	if last {
+		for i, j := 0, len(trace)-1; i < j; i, j = i+1, j-1 {
+			trace[i], trace[j] = trace[j], trace[i]
+		}
+	}
+
+	own := func(s *step) bool { return s.at != "" && !foreign(s.file) }
+	e := &EvalError{Message: oneLine(message.text)}
+	if e.Message == "" {
+		e.Message = "Nix gave no reason"
+	}
+	if own(message) {
+		e.Position = message.at
+	}
+	var log strings.Builder
+	message.write(&log, "error: ", own)
+	for _, s := range trace {
+		if !own(s) {
+			continue
+		}
+		if e.Position == "" {
+			e.Position = s.at
+		}
+		s.write(&log, "… ", own)
+	}
+	e.log = log.String()
+	return e
+}
+
+func (s *step) write(b *strings.Builder, mark string, own func(*step) bool) {
+	text := strings.TrimRight(strings.Join(s.text, "\n"), "\n ")
+	fmt.Fprintf(b, "%s%s\n", mark, strings.TrimLeft(text, "\n"))
+	if own(s) {
+		fmt.Fprintf(b, "  at %s\n", s.at)
+		for _, line := range s.code {
+			fmt.Fprintln(b, line)
+		}
+	}
+}
+
+func oneLine(lines []string) string {
+	var words []string
+	for _, line := range lines {
+		if line = strings.TrimSpace(line); line != "" {
+			words = append(words, line)
+		}
+	}
+	return strings.ReplaceAll(strings.Join(words, "; "), ":; ", ": ")
+}
+
+// A transcript holds what may be an error until it is known whether the
+// evaluator ended with it: a user's trace may look like one.
+type transcript struct {
+	lines []string
+}
+
+// An evaluation that recurses too deeply has a trace of as many steps. Its
+// beginning has the message in Nix 2.8, its end in later ones.
+const keptLines = 2000
+
+// add takes line when it begins an error or one has begun.
+func (t *transcript) add(line string) bool {
+	if len(t.lines) == 0 && !strings.HasPrefix(line, "error:") {
+		return false
+	}
+	t.lines = append(t.lines, line)
+	if len(t.lines) > 2*keptLines {
+		t.lines = append(t.lines[:keptLines/2:keptLines/2], t.lines[len(t.lines)-keptLines/2:]...)
+	}
+	return true
+}
+
+func (t *transcript) empty() bool { return len(t.lines) == 0 }
+
+// reset gives up what turned out to be no error.
+func (t *transcript) reset(log *slog.Logger) {
+	for _, line := range t.lines {
+		log.Info("output", "line", line)
+	}
+	t.lines = nil
+}
+
+func (t *transcript) failure(foreign func(string) bool) error { return parseError(t.lines, foreign) }

@@ -1,0 +1,294 @@
+// Package network reads the user's network files: what machines and resources
+// they define, how those are deployed, and the derivation of each system.
+//
+// The files are evaluated by Nix with the expressions in nix/, which are part of
+// the binary; this package asks the questions and reads the answers. It knows no
+// record: what the world knows goes in as [Facts], what the network says comes
+// out as plain values.
+package network
+
+import (
+	"context"
+	"crypto/sha1"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"sync"
+
+	"nx/pkg/store"
+)
+
+// A Network is a list of network files and how they are to be evaluated.
+type Network struct {
+	Files []string // in order; later ones add to earlier ones
+	Args  []string // for nix-instantiate: --arg, --argstr, -I, --option, with their values
+	Name  string   // the deployment's; empty: that of the first file's folder
+	UUID  string   // the deployment's; empty: derived from its name
+	Jobs  int      // evaluators at a time; 0: one for each processor, as memory allows
+	Nix   Evaluator
+	Log   *slog.Logger
+}
+
+// An Evaluator runs Nix' evaluator.
+type Evaluator interface {
+	// Instantiate runs nix-instantiate with args and hands each line of its
+	// standard error to line, without the newline, as it comes. The error says
+	// how the process ended, not what it wrote.
+	Instantiate(ctx context.Context, args []string, line func(string)) error
+}
+
+// About is what the files say of the network as a whole.
+type About struct {
+	Description    string
+	EnableRollback bool
+	Nixpkgs        string   // the folder of the nixpkgs in use
+	Machines       []string // names, sorted
+	Resources      []struct{ Type, Name string }
+}
+
+// A Description is what a network defines, as provisioning needs it.
+type Description struct {
+	Name, UUID     string // the deployment's
+	Description    string
+	EnableRollback bool
+	Machines       []Machine
+	Resources      []Resource
+}
+
+// A Machine is one machine's provisioning part. With Err set, nothing but Name
+// is valid; the error has a method Log() string with Nix' own words.
+type Machine struct {
+	Name       string
+	Deployment json.RawMessage // {"targetEnv": …, "targetHost": …, "digitalOcean": {…}}; no key contents
+	Tags       []string
+	Err        error
+}
+
+// A Resource is one definition of resources.<type>.<name>.
+type Resource struct {
+	Type, Name string
+	Config     json.RawMessage // the attributes as the network gives them, "name" among them
+	Err        error
+}
+
+// A System is one machine's evaluation. With Err set, nothing but Name is valid;
+// the error has a method Log() string with Nix' own words.
+type System struct {
+	Name       string
+	DrvPath    store.Path
+	Platform   string          // "x86_64-linux": what the derivation is built on
+	Target     json.RawMessage // {"host": …, "port": …, "user": …, "sudo": […]}
+	Tags       []string
+	Deployment json.RawMessage // what later stages need of config.deployment; no key contents
+	Err        error
+}
+
+// Facts are what is known of the world and goes into the evaluation.
+type Facts struct {
+	Machines  map[string]MachineFacts               `json:"machines,omitempty"`
+	Resources map[string]map[string]json.RawMessage `json:"resources,omitempty"` // outputs by type and name
+}
+
+// MachineFacts are a machine's addresses. An empty one is not known.
+type MachineFacts struct {
+	PublicIPv4  string `json:"publicIPv4,omitempty"`
+	PrivateIPv4 string `json:"privateIPv4,omitempty"`
+	TargetHost  string `json:"targetHost,omitempty"`
+}
+
+// About evaluates no machine: it is the cheap question that finds out whether
+// the files can be read at all, and the error of one that cannot.
+func (n *Network) About(ctx context.Context) (*About, error) {
+	s, err := n.open()
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	return s.about(ctx)
+}
+
+// Describe returns every machine and resource of the network with what
+// provisioning needs to know. The error is for the network as a whole.
+func (n *Network) Describe(ctx context.Context, facts Facts) (*Description, error) {
+	s, err := n.open()
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	about, err := s.about(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.facts = facts
+	d := &Description{Name: s.name, UUID: s.uuid, Description: about.Description, EnableRollback: about.EnableRollback,
+		Machines:  make([]Machine, len(about.Machines)),
+		Resources: make([]Resource, len(about.Resources))}
+
+	// Most machines need none of NixOS' modules to say where they are; those
+	// that do are asked again with all of them.
+	index := map[string]int{}
+	var items, again []item
+	for i, name := range about.Machines {
+		index[name] = i
+		items = append(items, item{Kind: "machine", Name: name})
+	}
+	machine := func(it item, answer []byte, err error) {
+		m := &d.Machines[index[it.Name]]
+		*m = Machine{Name: it.Name, Err: err}
+		if err == nil {
+			m.Err = json.Unmarshal(answer, m)
+		}
+	}
+	s.ask(ctx, "describe", items, func(it item, answer []byte, err error) {
+		if err != nil {
+			again = append(again, it)
+			return
+		}
+		machine(it, answer, err)
+	})
+	s.ask(ctx, "describeFully", again, machine)
+
+	items = nil
+	for _, r := range about.Resources {
+		items = append(items, item{Kind: "resource", Type: r.Type, Name: r.Name})
+	}
+	i := 0
+	s.ask(ctx, "", items, func(it item, answer []byte, err error) {
+		r := &d.Resources[i]
+		*r = Resource{Type: it.Type, Name: it.Name, Err: err}
+		if err == nil {
+			r.Err = json.Unmarshal(answer, r)
+		}
+		i++
+	})
+	return d, ctx.Err()
+}
+
+// Evaluate instantiates the systems of the named machines and calls done for
+// each as soon as it is evaluated, from several goroutines, in any order. The
+// error is for the network as a whole; then machines may be left out.
+func (n *Network) Evaluate(ctx context.Context, names []string, facts Facts, done func(System)) error {
+	s, err := n.open()
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	about, err := s.about(ctx)
+	if err != nil {
+		return err
+	}
+	s.facts = facts
+	known := map[string]bool{}
+	for _, name := range about.Machines {
+		known[name] = true
+	}
+	var items []item
+	for _, name := range names {
+		if !known[name] {
+			done(System{Name: name, Err: fmt.Errorf("evaluate configuration: the network has no machine %q", name)})
+			continue
+		}
+		items = append(items, item{Kind: "machine", Name: name})
+	}
+	system := func(it item, answer []byte, err error) {
+		sys := System{Name: it.Name, Err: err}
+		if err == nil {
+			sys, err = parseSystem(it.Name, answer)
+			if err != nil {
+				sys = System{Name: it.Name, Err: fmt.Errorf("read evaluation: %w", err)}
+			}
+		}
+		done(sys)
+	}
+	var wg sync.WaitGroup
+	queue := make(chan []item)
+	for range n.workers(len(items)) {
+		wg.Go(func() {
+			for chunk := range queue {
+				s.ask(ctx, "system", chunk, system)
+			}
+		})
+	}
+	for chunk := range chunks(items, n.workers(len(items))) {
+		queue <- chunk
+	}
+	close(queue)
+	wg.Wait()
+	return ctx.Err()
+}
+
+func parseSystem(name string, answer []byte) (System, error) {
+	var a struct {
+		DrvPath, System    string
+		Target, Deployment json.RawMessage
+		Tags               []string
+	}
+	if err := json.Unmarshal(answer, &a); err != nil {
+		return System{}, err
+	}
+	drv, err := store.ParseDerivation(a.DrvPath)
+	return System{Name: name, DrvPath: drv, Platform: a.System, Target: a.Target, Tags: a.Tags, Deployment: a.Deployment}, err
+}
+
+// workers returns how many evaluators to run for so many machines. Starting one
+// costs more than one further machine in it does, and each takes up to 2.5 GB
+// where NixOS is real.
+func (n *Network) workers(machines int) int {
+	w := n.Jobs
+	if w <= 0 {
+		w = min(runtime.NumCPU(), availableMemory()/(5<<29), (machines+1)/2)
+	}
+	return max(1, min(w, machines))
+}
+
+// largestChunk bounds how many machines one evaluator takes at a time, so that
+// one that is slow does not hold up the rest.
+const largestChunk = 5
+
+// chunks divides items among so many workers.
+func chunks(items []item, workers int) func(yield func([]item) bool) {
+	size := (len(items) + workers - 1) / workers
+	if size > largestChunk && workers > 1 {
+		size = largestChunk
+	}
+	return func(yield func([]item) bool) {
+		for len(items) > 0 {
+			n := min(size, len(items))
+			if !yield(items[:n:n]) {
+				return
+			}
+			items = items[n:]
+		}
+	}
+}
+
+// deployment returns the deployment's name and UUID.
+func (n *Network) deployment(first string) (name, uuid string) {
+	name, uuid = n.Name, n.UUID
+	if name == "" {
+		name = filepath.Base(first)
+	}
+	if uuid == "" {
+		uuid = uuid5(name)
+	}
+	return name, uuid
+}
+
+// urlSpace is the name space for URLs of RFC 9562, section 6.6.
+const urlSpace = "\x6b\xa7\xb8\x11\x9d\xad\x11\xd1\x80\xb4\x00\xc0\x4f\xd4\x30\xc8"
+
+// uuid5 returns the UUID of a deployment that no state has given one: the same
+// name has the same everywhere (RFC 9562, section 5.5).
+func uuid5(name string) string {
+	sum := sha1.Sum([]byte(urlSpace + "nx:" + name))
+	u := sum[:16]
+	u[6] = u[6]&0x0f | 0x50
+	u[8] = u[8]&0x3f | 0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
+}
+
+// machineName is what a host record's name may be.
+var machineName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)

@@ -1,0 +1,212 @@
+# Networks as NixOps 1.7 and 2.0 define them: attribute sets, or functions to
+# such, merged name by name.
+{
+  files # paths, in the order given
+, arguments # what network functions are called with
+, deployment # { name, uuid }
+, facts # { machines.<name>, resources.<type>.<name> }: what host records say
+}:
+
+let
+  inherit (builtins)
+    attrNames attrValues catAttrs concatLists concatMap elem filter foldl' functionArgs genericClosure
+    intersectAttrs isAttrs isFunction listToAttrs map mapAttrs;
+
+  optional = condition: value: if condition then [ value ] else [ ];
+  names = sets: attrNames (foldl' (all: set: all // set) { } sets);
+  genAttrs = keys: f: listToAttrs (map (name: { inherit name; value = f name; }) keys);
+
+  # As Nix calls a function automatically: the arguments it names, or all where
+  # it takes any. Nix itself says which one is missing.
+  call = f:
+    if !isFunction f then f
+    else f (if functionArgs f == { } then arguments else intersectAttrs (functionArgs f) arguments);
+
+  load = file: { inherit file; network = call (import file); };
+
+  # The files with those they require, each once.
+  loaded = map ({ file, ... }: load file) (genericClosure {
+    startSet = map (file: { key = toString file; inherit file; }) files;
+    operator = { file, ... }: map (file: { key = toString file; inherit file; })
+      ((load file).network.require or [ ]);
+  });
+  networks = catAttrs "network" loaded;
+
+  reserved = [ "network" "defaults" "resources" "require" "nixpkgs" "_file" ];
+  machineNames = filter (name: !elem name reserved) (names networks);
+
+  # Attributes of the network itself; a later file wins.
+  settings = foldl' (all: set: all // set) { } (catAttrs "network" networks);
+
+  nixpkgs =
+    let
+      named = settings.nixpkgs or <nixpkgs>;
+      # A nixpkgs that was imported knows where it came from.
+      path = if isAttrs named then named.path else named;
+    in
+    # With symlinks resolved, where Nix does that for <nixpkgs> too: options.json
+    # of the manual has other declarations through a link.
+    builtins.findFile [ { prefix = "nixpkgs"; path = toString path; } ] "nixpkgs";
+  lib = import (nixpkgs + "/lib");
+  evalConfig = import (nixpkgs + "/nixos/lib/eval-config.nix");
+
+  # Give a module the file that messages name. It is not wrapped in another
+  # module's imports: that would reorder the definitions of lists.
+  located = file: module:
+    if isFunction module then
+      lib.setFunctionArgs (args: located file (module args)) (lib.functionArgs module)
+    else if isAttrs module && !(module ? _type) && !(module ? _file) && !(module ? __functor) then
+      { _file = toString file; } // module
+    else module;
+
+  # All modules called name in the files, in order.
+  modulesOf = name: concatMap
+    ({ file, network }: optional (network ? ${name}) (located file network.${name})) loaded;
+
+  machineModules = name: modulesOf name ++ modulesOf "defaults" ++ [
+    ./deployment.nix
+    {
+      _file = "nx/network";
+      networking.hostName = lib.mkOverride 900 name;
+      deployment = {
+        inherit (deployment) name uuid;
+        inherit arguments;
+        targetHost = lib.mkOverride 900 name;
+      };
+    }
+  ] ++ factsAbout name;
+
+  # What the records know about a machine is a module of its own, only where
+  # they know something: without, a machine is what its files say and no more.
+  factsAbout = name:
+    let fact = facts.machines.${name} or { };
+    in optional (fact != { }) {
+      _file = "nx/facts";
+      networking = lib.filterAttrs (key: _: elem key [ "publicIPv4" "privateIPv4" ]) fact;
+      deployment = lib.optionalAttrs (fact ? targetHost) { targetHost = lib.mkForce fact.targetHost; };
+    };
+
+  # What machines see of each other, evaluated in full or lightly.
+  world = evaluate:
+    let
+      nodes = genAttrs machineNames machine;
+      resources = mapAttrs (type: mapAttrs (name: _: evaluateResource {
+        inherit type name nodes resources;
+      })) resourceDefinitions // { machines = mapAttrs (_: node: node.config) nodes; };
+      # Special arguments, so that imports may depend on them.
+      machine = name: evaluate (machineModules name) {
+        inherit name nodes resources;
+        deploymentName = deployment.name;
+        inherit (deployment) uuid;
+      };
+    in
+    { inherit machine resources; };
+
+  full = world (modules: specialArgs: evalConfig { inherit modules specialArgs; });
+
+  # Only what nx declares, none of NixOS' modules: a hundred times as fast, enough
+  # for most machines' deployment options. What looks further fails, and is asked
+  # again in full.
+  light = world (modules: specialArgs: lib.evalModules {
+    modules = modules ++ [ ./light.nix ];
+    specialArgs = { modulesPath = toString (nixpkgs + "/nixos/modules"); } // specialArgs;
+  });
+
+  # { <type>.<name> = [ definition ]; }
+  resourceDefinitions =
+    let
+      sets = catAttrs "resources" networks;
+      ofType = type: catAttrs type sets;
+    in
+    genAttrs (names sets) (type: genAttrs (names (ofType type)) (name: catAttrs name (ofType type)));
+
+  # A resource has the attributes that its definitions give it, and over them
+  # those that it got when it was made.
+  evaluateResource = { type, name, nodes, resources }:
+    let
+      arguments = {
+        inherit name nodes resources lib;
+        inherit (deployment) uuid;
+        pkgs = import nixpkgs { config = { }; overlays = [ ]; };
+      };
+      definition = value:
+        let loaded = if isAttrs value || isFunction value then value else import value;
+        in if isFunction loaded then loaded arguments else loaded;
+      defined = (lib.evalModules {
+        modules = [ { options.resource = lib.mkOption { type = lib.types.attrsOf lib.types.unspecified; }; } ]
+          ++ map (value: { resource = definition value; }) ([ (defaultsOf type name) ]
+          ++ resourceDefinitions.${type}.${name});
+      }).config.resource;
+    in
+    defined // facts.resources.${type}.${name} or { } // { _type = type; _name = name; };
+
+  # The name that the cloud knows it by, as NixOps 1.7 chose it.
+  defaultsOf = type: name: {
+    name = lib.mkOptionDefault (
+      if elem type [ "ec2KeyPairs" "ec2SecurityGroups" "ec2PlacementGroups" "s3Buckets" "iamRoles" "sqsQueues" "snsTopics" "cloudwatchLogGroups" "cloudwatchLogStreams" ]
+      then "charon-${deployment.uuid}-${name}"
+      else "nixops-${deployment.uuid}-${name}");
+  };
+
+  # A value as JSON can hold it. A path stays text: toJSON would copy the file,
+  # perhaps a key, into the store. A resource becomes a reference to it, what
+  # has no value is left out.
+  plain = value:
+    if builtins.isPath value then toString value
+    else if builtins.isList value then map plain value
+    else if !isAttrs value then value
+    else if value ? _type && value ? _name then { resource = { type = value._type; name = value._name; }; }
+    else if lib.isDerivation value then value.drvPath
+    else mapAttrs (_: plain) (lib.filterAttrs (_: v: !isFunction v) value);
+
+  providers = import ./providers.nix;
+
+  targetOf = cfg: {
+    host = cfg.targetHost;
+    port = cfg.targetPort;
+    user = cfg.targetUser;
+  } // lib.optionalAttrs (cfg.targetUser != "root") { sudo = cfg.privilegeEscalationCommand; };
+
+  describe = machine: name:
+    let cfg = (machine name).config.deployment;
+    in {
+      inherit (cfg) tags;
+      deployment = plain ({
+        inherit (cfg)
+          targetEnv targetHost targetPort targetUser sshOptions privilegeEscalationCommand provisionSSHKey
+          alwaysActivate hasFastConnection owners;
+      } // lib.filterAttrs (provider: value: elem provider providers && value != { }) cfg);
+    };
+in
+{
+  about = {
+    description = settings.description or "Unnamed NixOps network";
+    enableRollback = settings.enableRollback or false;
+    nixpkgs = toString nixpkgs;
+    machines = machineNames;
+    resources = concatLists (attrValues (mapAttrs
+      (type: set: map (name: { inherit type name; }) (attrNames set)) resourceDefinitions));
+  };
+
+  describe = describe light.machine;
+  describeFully = describe full.machine;
+
+  # One evaluation gives the derivation and what the later stages need to know.
+  # No contents of a key and no passphrase is among it.
+  system = name:
+    let
+      inherit (full.machine name) config;
+      inherit (config.system.build) toplevel;
+      cfg = config.deployment;
+    in {
+      inherit (toplevel) drvPath system;
+      inherit (cfg) tags;
+      target = targetOf cfg;
+      deployment = {
+        inherit (cfg) alwaysActivate hasFastConnection;
+        keys = mapAttrs (_: key: { inherit (key) destDir user group permissions; }) cfg.keys;
+      };
+    };
+
+  resource = type: name: { config = plain (removeAttrs light.resources.${type}.${name} [ "_type" "_name" ]); };
+}

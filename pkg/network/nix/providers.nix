@@ -1,0 +1,2 @@
+# The namespaces deployment.<name> that belong to the providers of machines.
+[ "azure" "container" "digitalOcean" "droplet" "ec2" "gce" "hetzner" "hetznerCloud" "libvirtd" "packet" "sandbox" "virtualbox" ]

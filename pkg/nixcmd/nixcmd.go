@@ -1,0 +1,100 @@
+// Package nixcmd runs the commands of a Nix installation and reads what they
+// print. It knows what Nix 2.8 and later print differently, and no record.
+package nixcmd
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Nix is an installation: the commands found in PATH.
+type Nix struct {
+	Options []string // for every command: "--option", "max-jobs", "4"
+
+}
+
+// stopWait is how long a command may take to end after SIGTERM before it is
+// killed: nix-store waits for its builders.
+const stopWait = 10 * time.Second
+
+func (n *Nix) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, append(args[:len(args):len(args)], n.Options...)...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = stopWait
+	// Answers are read by programs: no colours, no pager.
+	cmd.Env = append(os.Environ(), "NO_COLOR=1", "PAGER=cat")
+	return cmd
+}
+
+// Instantiate runs nix-instantiate with args and hands each line of its standard
+// error to line, without the newline, as it comes. The error says how the
+// process ended, not what it wrote.
+func (n *Nix) Instantiate(ctx context.Context, args []string, line func(string)) error {
+	return follow(n.command(ctx, "nix-instantiate", args...), line)
+}
+
+// follow runs cmd and hands each line of its standard error to line.
+func follow(cmd *exec.Cmd, line func(string)) error {
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return fmt.Errorf("run %s: %w", cmd.Args[0], err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("run %s: %w", cmd.Args[0], err)
+	}
+	readErr := eachLine(stderr, line)
+	if err := cmd.Wait(); err != nil {
+		return fmt.Errorf("%s: %w", cmd.Args[0], err)
+	}
+	if readErr != nil {
+		return fmt.Errorf("read %s: %w", cmd.Args[0], readErr)
+	}
+	return nil
+}
+
+func eachLine(r io.Reader, line func(string)) error {
+	lines := bufio.NewReaderSize(r, 64<<10)
+	for {
+		s, err := lines.ReadString('\n')
+		if s != "" {
+			line(strings.TrimSuffix(s, "\n"))
+		}
+		switch {
+		case err == io.EOF, errors.Is(err, os.ErrClosed):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+}
+
+// output runs a command that is done at once and returns what it prints. The
+// error ends in the last line it wrote to standard error.
+func (n *Nix) output(ctx context.Context, name string, args ...string) ([]byte, error) {
+	cmd := n.command(ctx, name, args...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		if said := lastLine(stderr.String()); said != "" {
+			return nil, fmt.Errorf("%s: %s", name, said)
+		}
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return out, nil
+}
+
+func lastLine(s string) string {
+	s = strings.TrimSpace(s)
+	s = s[strings.LastIndexByte(s, '\n')+1:]
+	return strings.TrimPrefix(strings.TrimSpace(s), "error: ")
+}
