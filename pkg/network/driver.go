@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+
+	"nx/pkg/record"
 )
 
 //go:embed nix/*.nix
@@ -117,8 +119,8 @@ func (s *session) about(ctx context.Context) (*About, error) {
 		return nil, fmt.Errorf("read network %s: %w", s.Files[0], failed)
 	}
 	for _, name := range a.Machines {
-		if !machineName.MatchString(name) {
-			return nil, fmt.Errorf("read network %s: machine %q: a name has letters, digits and _.- and begins with none of .-", s.Files[0], name)
+		if err := record.CheckName(name); err != nil {
+			return nil, fmt.Errorf("read network %s: machine: %w", s.Files[0], err)
 		}
 	}
 	s.nixpkgs = a.Nixpkgs

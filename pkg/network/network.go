@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"sync"
 
@@ -27,7 +26,7 @@ type Network struct {
 	Args  []string // for nix-instantiate: --arg, --argstr, -I, --option, with their values
 	Name  string   // the deployment's; empty: that of the first file's folder
 	UUID  string   // the deployment's; empty: derived from its name
-	Jobs  int      // evaluators at a time; 0: one for each processor, as memory allows
+	Jobs  int      // evaluators at a time, at most; 0: DefaultJobs
 	Nix   Evaluator
 	Log   *slog.Logger
 }
@@ -233,15 +232,18 @@ func parseSystem(name string, answer []byte) (System, error) {
 	return System{Name: name, DrvPath: drv, Platform: a.System, Target: a.Target, Tags: a.Tags, Deployment: a.Deployment}, err
 }
 
-// workers returns how many evaluators to run for so many machines. Starting one
-// costs more than one further machine in it does, and each takes up to 2.5 GB
-// where NixOS is real.
+// DefaultJobs is how many evaluators this machine has processors and memory for.
+// Each takes up to 2.5 GB where NixOS is real.
+func DefaultJobs() int { return max(1, min(runtime.NumCPU(), availableMemory()/(5<<29))) }
+
+// workers returns how many evaluators to run for so many machines. To start one
+// costs more than to give a further machine to one that runs.
 func (n *Network) workers(machines int) int {
-	w := n.Jobs
-	if w <= 0 {
-		w = min(runtime.NumCPU(), availableMemory()/(5<<29), (machines+1)/2)
+	jobs := n.Jobs
+	if jobs <= 0 {
+		jobs = DefaultJobs()
 	}
-	return max(1, min(w, machines))
+	return max(1, min(jobs, (machines+1)/2))
 }
 
 // largestChunk bounds how many machines one evaluator takes at a time, so that
@@ -289,6 +291,3 @@ func uuid5(name string) string {
 	u[8] = u[8]&0x3f | 0x80
 	return fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:])
 }
-
-// machineName is what a host record's name may be.
-var machineName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]*$`)

@@ -1,0 +1,176 @@
+// Package eval is the stage that evaluates the network: each host of the input
+// gets its system's derivation, how it is reached, its tags, and what the later
+// stages need of its configuration.
+//
+// The network is pkg/network's; this package says what of the stream goes into
+// an evaluation and what of the evaluation goes into the stream.
+package eval
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"path/filepath"
+	"slices"
+
+	"github.com/tidwall/gjson"
+
+	"nx/pkg/network"
+	"nx/pkg/record"
+	"nx/pkg/store"
+)
+
+// A Rooter keeps store paths from being collected as garbage.
+type Rooter interface {
+	// AddRoot makes link a symlink to p that keeps p's closure.
+	AddRoot(ctx context.Context, link string, p store.Path) error
+}
+
+// An Evaluator is one run of the stage.
+type Evaluator struct {
+	Network *network.Network
+	Roots   Rooter
+	RootDir string // holds a link to each host's derivation, named like the host
+
+	facts network.Facts
+}
+
+// All returns a record for each machine of the network, for when no input names
+// them. With tags they carry the tags that the network gives them, as a
+// selection by tag needs.
+func All(ctx context.Context, n *network.Network, tags bool) ([]*record.Record, error) {
+	var machines []network.Machine
+	if tags {
+		d, err := n.Describe(ctx, network.Facts{})
+		if err != nil {
+			return nil, err
+		}
+		machines = d.Machines
+	} else {
+		about, err := n.About(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range about.Machines {
+			machines = append(machines, network.Machine{Name: name})
+		}
+	}
+	hosts := make([]*record.Record, len(machines))
+	for i, m := range machines {
+		r, err := record.NewHost(m.Name)
+		if err == nil {
+			// A machine that cannot be described has no tags; why not is said
+			// when it is evaluated.
+			err = r.AddTags(m.Tags...)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list network: %w", err)
+		}
+		hosts[i] = r
+	}
+	return hosts, nil
+}
+
+// Fact takes what r knows of the world. It is called for every record of the
+// input, chosen or not, before Run's input ends: each address may matter to any host.
+func (e *Evaluator) Fact(r *record.Record) {
+	switch r.Kind() {
+	case record.KindHost:
+		machine := r.Get("machine")
+		f := network.MachineFacts{
+			PublicIPv4:  text(machine.Get("publicIPv4")),
+			PrivateIPv4: text(machine.Get("privateIPv4")),
+			TargetHost:  text(r.Get("target").Get("host")),
+		}
+		if f == (network.MachineFacts{}) {
+			return
+		}
+		if e.facts.Machines == nil {
+			e.facts.Machines = map[string]network.MachineFacts{}
+		}
+		e.facts.Machines[r.Name()] = f
+	case record.KindResource:
+		outputs := r.Get("outputs")
+		if !outputs.IsObject() {
+			return
+		}
+		if e.facts.Resources == nil {
+			e.facts.Resources = map[string]map[string]json.RawMessage{}
+		}
+		if e.facts.Resources[r.Type()] == nil {
+			e.facts.Resources[r.Type()] = map[string]json.RawMessage{}
+		}
+		e.facts.Resources[r.Type()][r.Name()] = json.RawMessage(outputs.Raw)
+	}
+}
+
+// text returns a string's value; what is no string is no address.
+func text(v gjson.Result) string {
+	if v.Type != gjson.String {
+		return ""
+	}
+	return v.Str
+}
+
+// Run reads all hosts, since each one's facts may matter to every other, has
+// them evaluated, and emits each as soon as it is. An error of the network as a
+// whole is returned.
+func (e *Evaluator) Run(ctx context.Context, in iter.Seq2[*record.Record, error], emit func(*record.Record)) error {
+	hosts := map[string]*record.Record{}
+	var names []string
+	for r, err := range in {
+		if err != nil {
+			return nil // stream.Run has it
+		}
+		hosts[r.Name()] = r
+		names = append(names, r.Name())
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	// The evaluation of one host may keep others' in memory, so the order is
+	// part of the outcome where that runs out.
+	slices.Sort(names)
+	return e.Network.Evaluate(ctx, names, e.facts, func(s network.System) {
+		r := hosts[s.Name]
+		if err := e.apply(ctx, r, s); err != nil {
+			r.Fail(record.Eval, err)
+		}
+		emit(r)
+	})
+}
+
+// apply writes an evaluation into the host's record.
+func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.System) error {
+	if s.Err != nil {
+		return s.Err
+	}
+	if err := e.Roots.AddRoot(ctx, filepath.Join(e.RootDir, s.Name), s.DrvPath); err != nil {
+		return err
+	}
+	var target []record.Member
+	gjson.ParseBytes(s.Target).ForEach(func(k, v gjson.Result) bool {
+		// What the stream says wins, field by field.
+		if !r.Get("target").Get(k.Str).Exists() {
+			target = append(target, record.Member{Key: k.Str, Value: json.RawMessage(v.Raw)})
+		}
+		return true
+	})
+	if err := r.Merge("target", target...); err != nil {
+		return err
+	}
+	if err := r.AddTags(s.Tags...); err != nil {
+		return err
+	}
+	for _, m := range []record.Member{
+		{Key: "system", Value: s.Platform},
+		{Key: "drvPath", Value: s.DrvPath},
+		{Key: "deployment", Value: s.Deployment},
+	} {
+		if err := r.Set(m.Key, m.Value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
