@@ -12,36 +12,24 @@ import (
 	"testing"
 
 	"nx/pkg/store"
+	"nx/pkg/testhost"
 )
-
-// missing skips the test, or fails it where NXTEST_REQUIRE names the need.
-func missing(t testing.TB, need, why string) {
-	t.Helper()
-	if slices.Contains(strings.Split(os.Getenv("NXTEST_REQUIRE"), ","), need) {
-		t.Fatalf("NXTEST_REQUIRE names %s, but %s", need, why)
-	}
-	t.Skipf("no %s: %s", need, why)
-}
 
 // A nix is the nix-store of one installation of Nix.
 type nix string
 
 // installed returns the Nix in PATH.
 func installed(t testing.TB) nix {
+	testhost.Need(t, "nix")
 	bin, err := exec.LookPath("nix-store")
-	if err != nil {
-		missing(t, "nix", err.Error())
-	}
+	check(t, err)
 	return nix(bin)
 }
 
-// newer returns the second Nix, whose programs are in the folder NXTEST_NIX_NEW.
+// newer returns a second, newer Nix.
 func newer(t testing.TB) nix {
-	dir := os.Getenv("NXTEST_NIX_NEW")
-	if dir == "" {
-		missing(t, "nix-new", "NXTEST_NIX_NEW is not set to the folder of a second nix-store")
-	}
-	return nix(filepath.Join(dir, "nix-store"))
+	testhost.Need(t, "nix-new")
+	return nix(filepath.Join(os.Getenv("NXTEST_NIX_NEW"), "bin", "nix-store"))
 }
 
 // setup gives Nix a configuration and a home of the test's own.
