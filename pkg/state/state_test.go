@@ -1,0 +1,287 @@
+package state
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+)
+
+func never(t *testing.T) func() {
+	return func() { t.Error("Open waits for a lock that nobody has") }
+}
+
+func open(t *testing.T, file string) *State {
+	t.Helper()
+	s, err := Open(t.Context(), file, never(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestState(t *testing.T) {
+	file := filepath.Join(t.TempDir(), Path)
+	empty, err := Read(file)
+	if err != nil || empty.UUID() != "" || len(empty.Entries(Machines)) != 0 {
+		t.Fatalf("Read without a file: %+v, %v", empty, err)
+	}
+	s := open(t, file)
+	if !regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`).MatchString(s.UUID()) {
+		t.Errorf("UUID %q is not of version 4", s.UUID())
+	}
+	if _, err := os.Stat(file); !os.IsNotExist(err) {
+		t.Errorf("a state with nothing in it has a file: %v", err)
+	}
+	s.SetName("shop")
+	for _, e := range []Entry{
+		{Type: Machines, Name: "web", Provider: "sandbox", Tags: []string{"a", "b"}},
+		{Type: "sshKeyPairs", Name: "web", Provider: "sshKeyPairs", Facts: json.RawMessage(`{ "b": "<&>",
+			"a": 1 }`)},
+		{Type: Machines, Name: "db", Provider: "sandbox", Facts: json.RawMessage(`{"address":"10.0.0.1"}`)},
+		{Type: Machines, Name: "old", Provider: "sandbox"},
+	} {
+		if err := s.Put(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		if err := s.Delete(Machines, "old"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := fmt.Sprintf(`{
+  "version": 1,
+  "uuid": %q,
+  "name": "shop",
+  "resources": {
+    "machines": {
+      "db": {
+        "provider": "sandbox",
+        "facts": {
+          "address": "10.0.0.1"
+        }
+      },
+      "web": {
+        "provider": "sandbox",
+        "tags": [
+          "a",
+          "b"
+        ]
+      }
+    },
+    "sshKeyPairs": {
+      "web": {
+        "provider": "sshKeyPairs",
+        "facts": {
+          "b": "<&>",
+          "a": 1
+        }
+      }
+    }
+  }
+}
+`, s.UUID())
+	got, err := os.ReadFile(file)
+	if err != nil || string(got) != want {
+		t.Errorf("the file is, %v\n%s\nwant\n%s", err, got, want)
+	}
+	info, err := os.Stat(file)
+	if err != nil || info.Mode() != 0o600 {
+		t.Errorf("mode %v, %v, want 0600", info.Mode(), err)
+	}
+	again, err := Read(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again.UUID() != s.UUID() || again.Name() != "shop" {
+		t.Errorf("read again: %s %s, want %s shop", again.UUID(), again.Name(), s.UUID())
+	}
+	e, ok := again.Get("sshKeyPairs", "web")
+	if !ok || e.Type != "sshKeyPairs" || e.Name != "web" || string(e.Facts) != `{"b":"<&>","a":1}` {
+		t.Errorf("Get = %+v, %v", e, ok)
+	}
+	var names []string
+	for _, e := range again.Entries(Machines) {
+		names = append(names, e.Name)
+	}
+	if got := strings.Join(names, " "); got != "db web" {
+		t.Errorf("Entries(machines) = %q, want db web", got)
+	}
+	if err := again.Put(e); err == nil || !strings.Contains(err.Error(), "not opened to be changed") {
+		t.Errorf("Put to a state that was read: %v", err)
+	}
+}
+
+// What does not change is not written: inode and bytes stay.
+func TestPutUnchanged(t *testing.T) {
+	file := filepath.Join(t.TempDir(), Path)
+	s := open(t, file)
+	put := func() os.FileInfo {
+		t.Helper()
+		if err := s.Put(Entry{Type: Machines, Name: "web", Provider: "sandbox", Facts: json.RawMessage(` {"a": 1} `)}); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info
+	}
+	if first, second := put(), put(); !os.SameFile(first, second) {
+		t.Error("the file was written again")
+	}
+}
+
+// A state that cannot be understood is an error, and its bytes stay.
+func TestDamaged(t *testing.T) {
+	const uuid = `"uuid":"00000000-0000-4000-8000-000000000000"`
+	tests := []struct {
+		name, text, wantErr string
+	}{
+		{"empty", "", "it is damaged: unexpected end of JSON input"},
+		{"cut", `{"version":1,` + uuid + `,"res`, "it is damaged"},
+		{"something else", `[]`, "it is damaged"},
+		{"trailing bytes", `{"version":1,` + uuid + `} x`, "it is damaged"},
+		{"newer", `{"version":2,"sealed":{}}`, "it has version 2, and this nx knows version 1"},
+		{"no version", `{` + uuid + `}`, "it has version 0"},
+		{"unknown member", `{"version":1,` + uuid + `,"sealed":{}}`, `unknown field "sealed"`},
+		{"no uuid", `{"version":1}`, `uuid "" is none`},
+		{"no provider", `{"version":1,` + uuid + `,"resources":{"machines":{"web":{}}}}`, `machines "web" has no type, name or provider`},
+		{"facts", `{"version":1,` + uuid + `,"resources":{"machines":{"web":{"provider":"sandbox","facts":[]}}}}`, `machines web: facts "[]" are no object`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "state.json")
+			if err := os.WriteFile(file, []byte(tt.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Read(file); err == nil || !strings.Contains(err.Error(), tt.wantErr) || !strings.HasPrefix(err.Error(), "read state "+file) {
+				t.Errorf("Read: %v, want %q", err, tt.wantErr)
+			}
+			for range 2 { // the first leaves no lock behind
+				if _, err := Open(t.Context(), file, never(t)); err == nil || !strings.Contains(err.Error(), tt.wantErr) {
+					t.Errorf("Open: %v, want %q", err, tt.wantErr)
+				}
+			}
+			if got, err := os.ReadFile(file); err != nil || string(got) != tt.text {
+				t.Errorf("the file is now %q, %v", got, err)
+			}
+		})
+	}
+}
+
+func TestPutRefuses(t *testing.T) {
+	s := open(t, filepath.Join(t.TempDir(), Path))
+	for _, e := range []Entry{
+		{Type: Machines, Provider: "sandbox"},
+		{Type: Machines, Name: "web"},
+		{Name: "web", Provider: "sandbox"},
+		{Type: Machines, Name: "web", Provider: "sandbox", Facts: json.RawMessage(`{`)},
+		{Type: Machines, Name: "web", Provider: "sandbox", Facts: json.RawMessage(`3`)},
+	} {
+		if err := s.Put(e); err == nil {
+			t.Errorf("Put(%+v) succeeds", e)
+		}
+	}
+}
+
+// One at a time changes the state; who waits is told, and sees what the first wrote.
+func TestLock(t *testing.T) {
+	file := filepath.Join(t.TempDir(), Path)
+	first := open(t, file)
+	waiting := make(chan bool)
+	got := make(chan error)
+	go func() {
+		second, err := Open(context.Background(), file, func() { waiting <- true })
+		if err == nil {
+			if second.UUID() != first.UUID() {
+				err = fmt.Errorf("the second has uuid %s, want %s", second.UUID(), first.UUID())
+			}
+			err = errors.Join(err, second.Close())
+		}
+		got <- err
+	}()
+	<-waiting
+	if err := first.Put(Entry{Type: Machines, Name: "web", Provider: "sandbox"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(file); err != nil {
+		t.Errorf("reading needs no lock: %v", err)
+	}
+	cancelled, cancel := context.WithCancel(t.Context())
+	if _, err := Open(cancelled, file, cancel); !errors.Is(err, context.Canceled) {
+		t.Errorf("Open that is cancelled while it waits: %v", err)
+	}
+	if err := first.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConcurrentPut(t *testing.T) {
+	file := filepath.Join(t.TempDir(), Path)
+	s := open(t, file)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			if err := s.Put(Entry{Type: Machines, Name: fmt.Sprint("web", i), Provider: "sandbox"}); err != nil {
+				t.Error(err)
+			}
+			s.Get(Machines, "web0")
+		})
+	}
+	wg.Wait()
+	again, err := Read(file)
+	if err != nil || len(again.Entries(Machines)) != 8 {
+		t.Errorf("%d of 8 machines, %v", len(again.Entries(Machines)), err)
+	}
+}
+
+// What cannot be written is not remembered, and the error says so.
+func TestWriteFails(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), ".nx")
+	s := open(t, filepath.Join(dir, "state.json"))
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	err := s.Put(Entry{Type: Machines, Name: "web", Provider: "sandbox"})
+	if err == nil || !strings.HasPrefix(err.Error(), "remember machines web: write state: ") {
+		t.Errorf("Put without a folder: %v", err)
+	}
+	if e, ok := s.Get(Machines, "web"); ok {
+		t.Errorf("it is remembered nonetheless: %+v", e)
+	}
+}
+
+// Whatever is accepted is written so that it is read as the same, byte for byte.
+func FuzzParse(f *testing.F) {
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := parse(b)
+		if err != nil {
+			return
+		}
+		once, err := format(c)
+		if err != nil {
+			t.Fatalf("format(%q): %v", b, err)
+		}
+		c, err = parse(once)
+		if err != nil {
+			t.Fatalf("parse(%q): %v", once, err)
+		}
+		twice, err := format(c)
+		if err != nil || !bytes.Equal(once, twice) {
+			t.Fatalf("written %q, read and written again %q, %v", once, twice, err)
+		}
+	})
+}
