@@ -1,0 +1,2 @@
+{ lib, ... }:
+{ hardware.enableRedistributableFirmware = lib.mkDefault true; }

@@ -1,0 +1,2 @@
+{ lib, ... }:
+{ documentation.enable = lib.mkDefault false; }
