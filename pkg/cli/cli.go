@@ -31,8 +31,9 @@ const (
 // version is set by the linker: -X nx/pkg/cli.version=v1.2.3.
 var version string
 
-// shared are the flags that every tool has.
-type shared struct {
+// Shared are the flags that every tool has. Its struct of commands embeds them,
+// so that they stand before and after the verb.
+type Shared struct {
 	Output    string           `short:"o" placeholder:"FILE" help:"Write records to FILE instead of stdout: sorted, and only when the stream is whole and no host failed."`
 	IfChanged bool             `help:"With -o, leave FILE untouched when its bytes would not change."`
 	Jobs      int              `short:"j" default:"${jobs}" placeholder:"N" env:"${env}_JOBS" help:"Work on at most N hosts at a time (default ${default})."`
@@ -45,12 +46,17 @@ type shared struct {
 	Version   kong.VersionFlag `help:"Print the version and exit."`
 }
 
+func (f *Shared) shared() *Shared { return f }
+
 // A Tool describes one of the programs.
 type Tool struct {
-	Name     string // "nx-build"
-	Help     string // one sentence
-	Jobs     int    // how many hosts at a time unless -j says else
-	Commands any    // a struct of kong commands, whose Run methods take (context.Context, *Process)
+	Name string // "nx-build"
+	Help string // one sentence
+	Jobs int    // how many hosts at a time unless -j says else
+
+	// Commands is a struct of kong commands that embeds [Shared]. The commands'
+	// Run methods take (context.Context, *Process).
+	Commands interface{ shared() *Shared }
 }
 
 // A Process is what a command gets of the world outside.
@@ -62,7 +68,7 @@ type Process struct {
 	Stdout io.Writer // for reports; records go through Stream
 
 	stdin *os.File
-	flags shared
+	flags *Shared
 	on    stream.Selection
 }
 
@@ -88,8 +94,8 @@ func (e StatusError) Error() string { return fmt.Sprintf("exit status %d", int(e
 func Main(t Tool) { os.Exit(run(t, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
-	p := &Process{Tool: t.Name, Stdout: stdout, stdin: stdin}
-	parser, err := kong.New(&p.flags, kong.Name(t.Name), kong.Description(t.Help), kong.Embed(t.Commands),
+	p := &Process{Tool: t.Name, Stdout: stdout, stdin: stdin, flags: t.Commands.shared()}
+	parser, err := kong.New(t.Commands, kong.Name(t.Name), kong.Description(t.Help),
 		kong.Writers(stdout, stderr), kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Vars{
 			"version": t.Name + " " + Version(),
@@ -180,6 +186,9 @@ func (p *Process) input(name string) (stream.Input, error) {
 	in.Reader, in.Regular = f, info.Mode().IsRegular()
 	return in, nil
 }
+
+// Selects tells whether --on chooses among the hosts.
+func (p *Process) Selects() bool { return !p.on.Empty() }
 
 // Produce is a stream that reads nothing: its hosts are given.
 func (p *Process) Produce(stage record.Stage, hosts []*record.Record) *stream.Stream {

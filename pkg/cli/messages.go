@@ -14,7 +14,7 @@ import (
 )
 
 // newHandler renders what the tool says: JSON events, or text for people.
-func newHandler(tool string, f shared, stdout, stderr *os.File) slog.Handler {
+func newHandler(tool string, f *Shared, stdout, stderr *os.File) slog.Handler {
 	level := slog.LevelInfo
 	switch {
 	case f.Verbose:
@@ -194,6 +194,7 @@ func (h *console) redraw() string {
 type live struct {
 	tool  string
 	width int
+	drawn bool
 	done  int
 	order []string          // hosts in work, by when they began
 	step  map[string]string // what each of them does
@@ -215,7 +216,13 @@ func (l *live) note(host, message string, attrs []string) {
 	l.step[host] = strings.Join(append([]string{message}, attrs...), " ")
 }
 
-func (l *live) clear() string { return "\r\x1b[K" }
+func (l *live) clear() string {
+	if !l.drawn {
+		return ""
+	}
+	l.drawn = false
+	return "\r\x1b[K"
+}
 
 func (l *live) draw() string {
 	if len(l.order) == 0 {
@@ -229,5 +236,7 @@ func (l *live) draw() string {
 	if len(s) >= l.width {
 		s = append(s[:max(l.width-2, 0)], '…')
 	}
-	return l.clear() + string(s)
+	cleared := l.clear()
+	l.drawn = true
+	return cleared + string(s)
 }
