@@ -19,7 +19,7 @@ var imports = map[string][]string{
 	"pkg/target": {},
 	"pkg/record": {"pkg/store", "pkg/target"},
 
-	"pkg/network": {"pkg/store"},
+	"pkg/network": {"pkg/record", "pkg/store"},
 	"pkg/closure": {"pkg/store"},
 	"pkg/state":   {},
 

@@ -1,0 +1,58 @@
+package cli
+
+import (
+	"errors"
+
+	"github.com/alecthomas/kong"
+)
+
+// Network are the flags that say which network a tool reads and how Nix
+// evaluates it. They mean the same in each tool that has them.
+type Network struct {
+	File    []string `short:"f" sep:"none" placeholder:"FILE" help:"A network file. Repeatable: later files add to earlier ones."`
+	Arg     pairs    `placeholder:"NAME EXPR" help:"Pass a Nix expression to the network's function."`
+	Argstr  pairs    `placeholder:"NAME TEXT" help:"Pass a string to the network's function."`
+	Include []string `short:"I" sep:"none" placeholder:"PATH" help:"Add to Nix' search path, as [NAME=]PATH."`
+	Option  pairs    `placeholder:"NAME VALUE" help:"Set an option of Nix."`
+	Name    string   `placeholder:"NAME" help:"The deployment's name (default: the name of the folder of the first network file)."`
+}
+
+// Check refuses a command line that names no network.
+func (n *Network) Check() error {
+	if len(n.File) == 0 {
+		return &UsageError{Err: errors.New("no network file"), HintMsg: "name it with -f FILE"}
+	}
+	return nil
+}
+
+// NixArgs returns the arguments for Nix' commands.
+func (n *Network) NixArgs() []string {
+	var args []string
+	for _, group := range []struct {
+		flag  string
+		pairs pairs
+	}{{"--arg", n.Arg}, {"--argstr", n.Argstr}, {"--option", n.Option}} {
+		for _, p := range group.pairs {
+			args = append(args, group.flag, p[0], p[1])
+		}
+	}
+	for _, path := range n.Include {
+		args = append(args, "-I", path)
+	}
+	return args
+}
+
+// pairs is a flag that takes two words, as Nix' own do.
+type pairs [][2]string
+
+// Decode is called by kong.
+func (p *pairs) Decode(ctx *kong.DecodeContext) error {
+	var pair [2]string
+	for i, what := range []string{"name", "value"} {
+		if err := ctx.Scan.PopValueInto(what, &pair[i]); err != nil {
+			return err
+		}
+	}
+	*p = append(*p, pair)
+	return nil
+}
