@@ -1,0 +1,51 @@
+# nx: NixOS deployments as a pipeline of small programs. "make" lists what can be made.
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help build install setup test check-quick lint demo bench fuzz clean
+
+GO ?= go
+PREFIX ?= /usr/local
+VERSION ?= $(shell git describe --always --dirty 2>/dev/null)
+LDFLAGS := -s -w $(if $(VERSION),-X nx/pkg/cli.version=$(VERSION))
+TOOLS := nx-provision nx-eval nx-build nx-copy nx-activate
+
+# Packages that need nothing but Go.
+PURE := ./pkg/store ./pkg/target ./pkg/record ./pkg/stream ./pkg/cli ./pkg/closure ./pkg/state
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## Build the five tools into bin/, statically
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(TOOLS))
+
+install: build ## Install the tools (PREFIX, DESTDIR)
+	install -d '$(DESTDIR)$(PREFIX)/bin'
+	install -m 755 $(addprefix bin/,$(TOOLS)) '$(DESTDIR)$(PREFIX)/bin'
+
+setup: ## Install what tests and demo need: says what, then installs
+	scripts/setup test
+
+test: ## Set up what is missing and run all tests
+	scripts/setup test
+	GO='$(GO)' scripts/test
+
+check-quick: ## Test the packages that need nothing but Go
+	$(GO) test $(PURE)
+
+lint: ## Check format, Go, shell and Nix files
+	scripts/setup lint
+	GO='$(GO)' scripts/lint
+
+demo: ## Show the main job on hosts of this machine
+	scripts/setup demo
+	@$(MAKE) --no-print-directory build
+	scripts/demo
+
+bench: ## Run the benchmarks
+	$(GO) test -run '^$$' -bench . -benchtime 10x ./...
+
+fuzz: ## Run each fuzz target for FUZZTIME (default 20s)
+	GO='$(GO)' scripts/fuzz
+
+clean: ## Remove what was built
+	rm -rf bin
