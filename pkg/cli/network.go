@@ -49,6 +49,9 @@ type pairs [][2]string
 func (p *pairs) Decode(ctx *kong.DecodeContext) error {
 	var pair [2]string
 	for i, what := range []string{"name", "value"} {
+		if ctx.Scan.Peek().IsEOL() {
+			return errors.New("it takes two words, a name and a value")
+		}
 		if err := ctx.Scan.PopValueInto(what, &pair[i]); err != nil {
 			return err
 		}

@@ -1,0 +1,168 @@
+package cli
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"nx/pkg/record"
+	"nx/pkg/stream"
+)
+
+func logger(level slog.Level, steps bool, l *live) (*slog.Logger, *bytes.Buffer) {
+	var b bytes.Buffer
+	return slog.New(&text{console: &console{w: &b, tool: "nx-copy", level: level, steps: steps, live: l}}), &b
+}
+
+func TestMessages(t *testing.T) {
+	say := func(l *slog.Logger) {
+		l.Debug("asking", "host", "web1")
+		l.Info("copied", "host", "web1", "paths", 3, "bytes", 1203)
+		l.Info("output", "host", "web1", "line", "one\ntwo\n")
+		l.Info("output", "line", "of no host")
+		l.Warn("no space", "host", "web1", "hint", "collect garbage")
+		l.With("host", "db1").Error("dial 10.0.0.1: no route")
+	}
+	const always = "nx-copy: warning: web1: no space\nnx-copy: hint: collect garbage\nnx-copy: error: db1: dial 10.0.0.1: no route\n"
+	const output = "web1> one\nweb1> two\nof no host\n"
+	const step = "nx-copy: web1: copied (paths 3, bytes 1203)\n"
+	tests := []struct {
+		name  string
+		level slog.Level
+		steps bool
+		want  string
+	}{
+		{"plain", slog.LevelInfo, true, step + output + always},
+		{"verbose", slog.LevelDebug, true, "nx-copy: web1: asking\n" + step + output + always},
+		{"no steps", slog.LevelInfo, false, output + always},
+		{"quiet", slog.LevelWarn, true, always},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			l, b := logger(tt.level, tt.steps, nil)
+			say(l)
+			if b.String() != tt.want {
+				t.Errorf("got\n%swant\n%s", b, tt.want)
+			}
+		})
+	}
+}
+
+func TestLiveLine(t *testing.T) {
+	l, b := logger(slog.LevelInfo, true, &live{tool: "nx-copy", width: 60, step: map[string]string{}})
+	const clear = "\r\x1b[K"
+	for _, tt := range []struct {
+		say  func()
+		want string
+	}{
+		{func() { l.Info("connecting", "host", "web1") }, "nx-copy: 0 done, 1 in work: web1 connecting"},
+		{func() { l.Info("copying", "host", "web2", "paths", 3) }, clear + "nx-copy: 0 done, 2 in work: web1 connecting, web2 copying …"},
+		{func() { l.Error("no", "host", "web1") }, clear + "nx-copy: error: web1: no\nnx-copy: 0 done, 2 in work: web1 connecting, web2 copying …"},
+		{func() { l.Debug(written, "host", "web1") }, clear + "nx-copy: 1 done, 1 in work: web2 copying paths 3"},
+		{func() { l.Debug(written, "host", "web2") }, clear},
+		{func() { l.Info("done", "hosts", 2) }, "nx-copy: done (hosts 2)\n"},
+	} {
+		b.Reset()
+		if tt.say(); b.String() != tt.want {
+			t.Errorf("got  %q\nwant %q", b, tt.want)
+		}
+	}
+}
+
+// A tool whose command does what the test says.
+type toolCommands struct {
+	Shared
+
+	Go   goCommand   `cmd:"" default:"withargs"`
+	List listCommand `cmd:""`
+}
+
+type goCommand struct {
+	Network
+	Files
+}
+
+type listCommand struct{}
+
+func (listCommand) Run(p *Process) error {
+	fmt.Fprintln(p.Stdout, "listed")
+	return nil
+}
+
+var ran func(*goCommand, *Process) error
+
+func (c *goCommand) Run(_ context.Context, p *Process) error { return ran(c, p) }
+
+type hinted struct{ error }
+
+func (hinted) Hint() string { return "try something" }
+
+func TestStatus(t *testing.T) {
+	failed, err := record.Parse([]byte(`{"nx":1,"name":"db1","error":{"stage":"build","message":"no"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name   string
+		args   []string
+		run    func(*goCommand, *Process) error
+		status int
+		stdout string
+		stderr string
+	}{
+		{name: "success", run: func(*goCommand, *Process) error { return nil }},
+		{name: "hosts failed", run: func(*goCommand, *Process) error {
+			return &stream.HostsError{Hosts: 3, Failed: []*record.Record{failed}}
+		}, status: 1, stderr: "nx-test: error: 1 of 3 hosts failed: db1 (build)\n"},
+		{name: "tool failed", run: func(*goCommand, *Process) error { return errors.New("two\nlines") }, status: 2, stderr: "nx-test: error: two; lines\n"},
+		{name: "tool failed with a hint", run: func(*goCommand, *Process) error { return fmt.Errorf("do it: %w", hinted{errors.New("no")}) },
+			status: 2, stderr: "nx-test: error: do it: no\nnx-test: hint: try something\n"},
+		{name: "usage", run: func(c *goCommand, _ *Process) error { return c.Check() }, status: 2,
+			stderr: "nx-test: error: no network file\nnx-test: hint: name it with -f FILE\n"},
+		{name: "a documented status", run: func(*goCommand, *Process) error { return StatusError(3) }, status: 3},
+		{name: "another verb", args: []string{"list", "-q"}, stdout: "listed\n"},
+		{name: "a file named like a verb", args: []string{"-f", "n.nix", "./list"}, run: func(c *goCommand, _ *Process) error {
+			if !slices.Equal(c.Files.Files, []string{"./list"}) {
+				return fmt.Errorf("files %q", c.Files.Files)
+			}
+			return nil
+		}},
+		{name: "flags of the network", args: strings.Fields("-f a.nix -f b,c.nix --arg x {y=1;} --argstr z a=b --arg w 2 -I nixpkgs=/n --option cores 2 --name shop"),
+			run: func(c *goCommand, _ *Process) error {
+				want := "--arg x {y=1;} --arg w 2 --argstr z a=b --option cores 2 -I nixpkgs=/n"
+				if got := strings.Join(c.NixArgs(), " "); got != want || !slices.Equal(c.File, []string{"a.nix", "b,c.nix"}) || c.Name != "shop" {
+					return fmt.Errorf("got %s, files %q, name %q", got, c.File, c.Name)
+				}
+				return nil
+			}},
+		{name: "half a pair", args: []string{"--arg", "x"}, status: 2, stderr: "nx-test: error: --arg: it takes two words, a name and a value\nnx-test: hint: run nx-test --help\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			ran = tt.run
+			dir := t.TempDir()
+			file := func(name string) *os.File {
+				f, err := os.Create(filepath.Join(dir, name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { f.Close() })
+				return f
+			}
+			stdout, stderr := file("stdout"), file("stderr")
+			got := run(Tool{Name: "nx-test", Jobs: 2, Commands: &toolCommands{}}, tt.args, os.Stdin, stdout, stderr)
+			out, _ := os.ReadFile(stdout.Name())
+			msg, _ := os.ReadFile(stderr.Name())
+			if got != tt.status || string(out) != tt.stdout || string(msg) != tt.stderr {
+				t.Errorf("status %d, want %d\nstdout %q, want %q\nstderr %q, want %q", got, tt.status, out, tt.stdout, msg, tt.stderr)
+			}
+		})
+	}
+}
