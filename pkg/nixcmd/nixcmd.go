@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
@@ -18,7 +19,8 @@ import (
 
 // Nix is an installation: the commands found in PATH.
 type Nix struct {
-	Options []string // for every command: "--option", "max-jobs", "4"
+	Options []string     // for every command: "--option", "max-jobs", "4"
+	Log     *slog.Logger // what is built; nil discards it
 
 }
 
@@ -33,6 +35,13 @@ func (n *Nix) command(ctx context.Context, name string, args ...string) *exec.Cm
 	// Answers are read by programs: no colours, no pager.
 	cmd.Env = append(os.Environ(), "NO_COLOR=1", "PAGER=cat")
 	return cmd
+}
+
+func (n *Nix) log() *slog.Logger {
+	if n.Log == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	return n.Log
 }
 
 // Instantiate runs nix-instantiate with args and hands each line of its standard

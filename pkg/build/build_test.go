@@ -1,0 +1,185 @@
+package build_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"nx/pkg/build"
+	"nx/pkg/record"
+	"nx/pkg/store"
+)
+
+// A nix is a Realiser that builds what the test lets it: out of drv "…-x.drv"
+// comes "…-x", except for what is in broken.
+type nix struct {
+	broken  map[string]error
+	whole   error                   // of the scheduler
+	entered func(drvs []store.Path) // called by Realise before anything is done
+
+	mu      sync.Mutex
+	batches [][]string
+	roots   map[string]store.Path
+}
+
+func (n *nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out store.Path, err error)) error {
+	var names []string
+	for _, d := range drvs {
+		names = append(names, d.Name())
+	}
+	n.mu.Lock()
+	n.batches = append(n.batches, names)
+	n.mu.Unlock()
+	if n.entered != nil {
+		n.entered(drvs)
+	}
+	if n.whole != nil {
+		return n.whole
+	}
+	for _, d := range drvs {
+		if err := n.broken[d.Name()]; err != nil {
+			done(d, "", err)
+			continue
+		}
+		done(d, store.Path(strings.TrimSuffix(string(d), ".drv")), nil)
+	}
+	return ctx.Err()
+}
+
+func (n *nix) Closure(context.Context, store.Path) (int, int64, error) { return 3, 4711, nil }
+
+func (n *nix) AddRoot(_ context.Context, link string, p store.Path) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.roots == nil {
+		n.roots = map[string]store.Path{}
+	}
+	n.roots[link] = p
+	return nil
+}
+
+const hash = "/nix/store/00000000000000000000000000000000-"
+
+func host(t *testing.T, name, drv string) *record.Record {
+	t.Helper()
+	line := fmt.Sprintf(`{"nx":1,"kind":"host","name":%q}`, name)
+	if drv != "" {
+		line = fmt.Sprintf(`{"nx":1,"kind":"host","name":%q,"drvPath":%q}`, name, drv)
+	}
+	r, err := record.Parse([]byte(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func all(hosts ...*record.Record) iter.Seq2[*record.Record, error] {
+	return func(yield func(*record.Record, error) bool) {
+		for _, r := range hosts {
+			if !yield(r, nil) {
+				return
+			}
+		}
+	}
+}
+
+// run returns the records that came out, by name.
+func run(t *testing.T, ctx context.Context, n *nix, in iter.Seq2[*record.Record, error]) (map[string]string, error) {
+	t.Helper()
+	var mu sync.Mutex
+	out := map[string]string{}
+	b := build.Builder{Nix: n, RootDir: "roots", Jobs: 2}
+	err := b.Run(ctx, in, func(r *record.Record) {
+		mu.Lock()
+		defer mu.Unlock()
+		if _, twice := out[r.Name()]; twice {
+			t.Errorf("%s came out twice", r.Name())
+		}
+		out[r.Name()] = string(r.Bytes())
+	})
+	return out, err
+}
+
+func TestRun(t *testing.T) {
+	n := &nix{broken: map[string]error{"b.drv": errors.New("build b: exit code 3")}}
+	got, err := run(t, t.Context(), n, all(host(t, "a", hash+"a.drv"), host(t, "b", hash+"b.drv"),
+		host(t, "twin", hash+"a.drv"), host(t, "new", ""), host(t, "odd", "/nix/store/what")))
+	want := map[string]string{
+		"a":    `{"nx":1,"kind":"host","name":"a","drvPath":"` + hash + `a.drv","storePath":"` + hash + `a","closure":{"paths":3,"narSize":4711}}`,
+		"twin": `{"nx":1,"kind":"host","name":"twin","drvPath":"` + hash + `a.drv","storePath":"` + hash + `a","closure":{"paths":3,"narSize":4711}}`,
+		"b":    `{"nx":1,"kind":"host","name":"b","drvPath":"` + hash + `b.drv","error":{"stage":"build","message":"build b: exit code 3"}}`,
+		"new":  `{"nx":1,"kind":"host","name":"new","error":{"stage":"build","message":"the record has no \"drvPath\""}}`,
+		"odd":  `{"nx":1,"kind":"host","name":"odd","drvPath":"/nix/store/what","error":{"stage":"build","message":"\"drvPath\": store path \"/nix/store/what\" has no hash and name"}}`,
+	}
+	if err != nil || !maps.Equal(got, want) {
+		t.Errorf("error %v\n got %v\nwant %v", err, got, want)
+	}
+	if want := [][]string{{"a.drv", "b.drv"}}; fmt.Sprint(n.batches) != fmt.Sprint(want) {
+		t.Errorf("batches %v, want %v: what is there together is built together", n.batches, want)
+	}
+	if want := map[string]store.Path{filepath.Join("roots", "a"): hash + "a", filepath.Join("roots", "twin"): hash + "a"}; !maps.Equal(n.roots, want) {
+		t.Errorf("roots %v, want %v", n.roots, want)
+	}
+}
+
+// The first host is built before the input ends, and those that come while it
+// is are the next batch.
+func TestRunBatches(t *testing.T) {
+	first := make(chan struct{})
+	building := sync.OnceFunc(func() { close(first) })
+	arrived := make(chan struct{})
+	n := &nix{entered: func([]store.Path) { building(); <-arrived }}
+	got, err := run(t, t.Context(), n, func(yield func(*record.Record, error) bool) {
+		yield(host(t, "a", hash+"a.drv"), nil)
+		<-first
+		yield(host(t, "b", hash+"b.drv"), nil)
+		yield(host(t, "c", hash+"c.drv"), nil)
+		close(arrived)
+	})
+	if err != nil || len(got) != 3 {
+		t.Errorf("%d hosts came out, error %v, want 3", len(got), err)
+	}
+	if want := [][]string{{"a.drv"}, {"b.drv", "c.drv"}}; fmt.Sprint(n.batches) != fmt.Sprint(want) {
+		t.Errorf("batches %v, want %v", n.batches, want)
+	}
+}
+
+func TestRunFailures(t *testing.T) {
+	t.Run("the scheduler", func(t *testing.T) {
+		n := &nix{whole: errors.New("run nix-store: no such file")}
+		got, err := run(t, t.Context(), n, all(host(t, "a", hash+"a.drv")))
+		if want := `"error":{"stage":"build","message":"build ` + hash + `a.drv: run nix-store: no such file"}`; err != nil || !strings.Contains(got["a"], want) {
+			t.Errorf("got %v, error %v, want %s", got, err, want)
+		}
+	})
+	t.Run("the input is cut", func(t *testing.T) {
+		started := make(chan struct{})
+		cut := make(chan struct{})
+		n := &nix{entered: func([]store.Path) { close(started); <-cut }}
+		got, err := run(t, t.Context(), n, func(yield func(*record.Record, error) bool) {
+			yield(host(t, "a", hash+"a.drv"), nil)
+			<-started
+			yield(host(t, "b", hash+"b.drv"), nil)
+			yield(nil, errors.New("cut"))
+			close(cut)
+		})
+		if names := slices.Collect(maps.Keys(got)); err != nil || !slices.Equal(names, []string{"a"}) {
+			t.Errorf("%q came out, error %v, want a alone, which was in work", names, err)
+		}
+	})
+	t.Run("told to stop", func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		n := &nix{entered: func([]store.Path) { cancel() }, whole: context.Canceled}
+		got, err := run(t, ctx, n, all(host(t, "a", hash+"a.drv")))
+		if !errors.Is(err, context.Canceled) || !strings.Contains(got["a"], "context canceled") {
+			t.Errorf("got %v, error %v", got, err)
+		}
+	})
+}
