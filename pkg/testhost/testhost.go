@@ -71,6 +71,14 @@ func (e *MissingError) Error() string {
 	return fmt.Sprintf("%s is missing: it is in Debian's package %s", e.Program, e.Package)
 }
 
+// Hint says how to get it.
+func (e *MissingError) Hint() string {
+	if e.Program == "" {
+		return "run it as root, for example with sudo"
+	}
+	return "apt-get install " + e.Package
+}
+
 // Supported tells what this machine lacks to run a host with these options, as a
 // [*MissingError], or nil.
 func Supported(opt Options) error {
@@ -188,6 +196,10 @@ func (l *Lab) change(ctx context.Context, f func(r *registry) error) error {
 		id := make([]byte, 16)
 		rand.Read(id)
 		r.ID, r.Net = hex.EncodeToString(id), int(id[0])
+		// before a bridge carries it: who is killed leaves one that is found again
+		if err := l.write(r); err != nil {
+			return err
+		}
 	}
 	if err := f(r); err != nil {
 		return err
