@@ -1,0 +1,299 @@
+package deliver_test
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"nx/pkg/deliver"
+	"nx/pkg/nixserve"
+	"nx/pkg/record"
+	"nx/pkg/remote"
+	"nx/pkg/store"
+	"nx/pkg/stream"
+	"nx/pkg/target"
+	"nx/pkg/testhost"
+)
+
+// localStore makes this process' nix-store work on a store of the test's own, and
+// returns a system in it with some objects that it refers to.
+func localStore(t *testing.T) store.Path {
+	t.Helper()
+	testhost.Need(t, "nix")
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("NIX_CONF_DIR", t.TempDir())
+	t.Setenv("NIX_CONFIG", "substituters =\nbuild-users-group =\n")
+	t.Setenv("NIX_REMOTE", t.TempDir())
+	big := filepath.Join(t.TempDir(), "big")
+	check(t, os.WriteFile(big, bytes.Repeat([]byte("0123456789abcdef"), 256<<10), 0o644))
+	added := nix(t, "nix-store", "--add", big)
+	out := nix(t, "nix-instantiate", "--eval", "--read-write-mode", "-E", `
+		let
+		  leaf = n: builtins.toFile "leaf-${toString n}" "leaf ${toString n}";
+		  leaves = builtins.concatStringsSep "\n" (builtins.genList leaf 50);
+		in builtins.toFile "nixos-system-web1" "${leaves}\n${builtins.storePath `+added+`}"`)
+	p, err := store.Parse(strings.Trim(out, `"`))
+	check(t, err)
+	return p
+}
+
+func nix(t *testing.T, argv ...string) string {
+	t.Helper()
+	cmd := exec.Command(argv[0], argv[1:]...)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%q: %v\n%s", argv, err, &stderr)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// An event is what the stage logs.
+type event struct {
+	host, what string
+	attrs      map[string]string
+}
+
+// events is a handler that calls itself with each.
+type events func(event)
+
+func (events) Enabled(context.Context, slog.Level) bool { return true }
+
+func (e events) Handle(_ context.Context, r slog.Record) error {
+	ev := event{what: r.Message, attrs: map[string]string{}}
+	r.Attrs(func(a slog.Attr) bool { ev.attrs[a.Key] = a.Value.String(); return true })
+	e(ev)
+	return nil
+}
+
+func (e events) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return events(func(ev event) {
+		for _, a := range attrs {
+			if a.Key == "host" {
+				ev.host = a.Value.String()
+			}
+		}
+		e(ev)
+	})
+}
+
+func (e events) WithGroup(string) slog.Handler { return e }
+
+func courier(t *testing.T, on events) *deliver.Courier {
+	local := nixserve.Local()
+	t.Cleanup(func() {
+		if err := local.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	// Silence on the line is noticed at once, with the same means as after 15 s.
+	dialer := remote.Dialer{Config: os.DevNull, AliveInterval: 100 * time.Millisecond, AliveCount: 5}
+	return &deliver.Courier{
+		Local: local,
+		Dial:  func(ctx context.Context, t target.Target) (deliver.Conn, error) { return dialer.Dial(ctx, t) },
+		Open: func(ctx context.Context, serve deliver.Serve) (deliver.Store, error) {
+			return nixserve.Open(ctx, serve)
+		},
+		Log: slog.New(on),
+	}
+}
+
+func hostRecord(t *testing.T, h *testhost.Host, path store.Path) *record.Record {
+	t.Helper()
+	r, err := record.NewHost(h.Name)
+	check(t, err)
+	to := h.Target()
+	check(t, r.Set("target", map[string]any{"host": to.Host, "hostKeys": to.HostKeys, "identityFile": to.IdentityFile}))
+	check(t, r.Set("storePath", path))
+	return r
+}
+
+// run delivers to all hosts at once, as nx-copy does, and returns the records by name.
+func run(ctx context.Context, t *testing.T, c *deliver.Courier, records ...*record.Record) (map[string]*record.Record, error) {
+	t.Helper()
+	var in, out bytes.Buffer
+	for _, r := range records {
+		fmt.Fprintf(&in, "%s\n", r.Bytes())
+	}
+	err := stream.Each(ctx, &stream.Stream{
+		Tool:   "nx-copy",
+		Stage:  record.Copy,
+		Inputs: []stream.Input{{Name: stream.Stdin, Reader: &in}},
+		Output: stream.Output{Writer: &out},
+	}, 8, c.Host)
+	byName := map[string]*record.Record{}
+	for line := range bytes.Lines(out.Bytes()) {
+		r, err := record.Parse(line)
+		check(t, err)
+		byName[r.Name()] = r
+	}
+	return byName, err
+}
+
+// inside runs a script in the host and returns what it prints.
+func inside(t *testing.T, h *testhost.Host, script string) string {
+	t.Helper()
+	out, err := h.Exec(t.Context(), script)
+	check(t, err)
+	return strings.TrimSpace(out)
+}
+
+// With each pair of Nix versions the host gets the closure, whole and kept until
+// the root is gone; a second run sends nothing.
+func TestPairs(t *testing.T) {
+	for _, tt := range []struct {
+		name                string
+		newLocal, newRemote bool
+	}{
+		{"installed to installed", false, false},
+		{"installed to new", false, true},
+		{"new to installed", true, false},
+		{"new to new", true, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var opt testhost.Options
+			if tt.newLocal || tt.newRemote {
+				testhost.Need(t, "nix-new")
+			}
+			if tt.newLocal {
+				t.Setenv("PATH", filepath.Join(os.Getenv("NXTEST_NIX_NEW"), "bin")+":"+os.Getenv("PATH"))
+			}
+			if tt.newRemote {
+				opt.Nix = os.Getenv("NXTEST_NIX_NEW")
+			}
+			lab := testhost.NewLab(t)
+			path := localStore(t)
+			want := nix(t, "nix-store", "--query", "--requisites", string(path))
+			h, err := lab.Start(t.Context(), "h1", opt)
+			check(t, err)
+			nixStore := filepath.Join(cmp.Or(opt.Nix, "/usr"), "bin", "nix-store")
+
+			var copied []string
+			c := courier(t, func(e event) {
+				if e.what == "copied" {
+					copied = append(copied, e.attrs["paths"])
+				}
+			})
+			for range 2 {
+				records, err := run(t.Context(), t, c, hostRecord(t, h, path))
+				check(t, err)
+				if got, want := records["h1"].Get("copied").Raw, `{"storePath":"`+string(path)+`"}`; got != want {
+					t.Errorf("copied is %s, want %s", got, want)
+				}
+				// The serving process has gone: only the root keeps the closure.
+				inside(t, h, nixStore+" --gc")
+			}
+			if want := []string{fmt.Sprint(strings.Count(want, "\n") + 1), "0"}; !slices.Equal(copied, want) {
+				t.Errorf("sent %q objects, want %q", copied, want)
+			}
+			inside(t, h, nixStore+" --verify --check-contents")
+			if got := inside(t, h, nixStore+" --query --requisites "+string(path)); got != want {
+				t.Errorf("closure on the host\n got %s\nwant %s", got, want)
+			}
+			inside(t, h, "rm "+path.StagedRoot()+" && "+nixStore+" --gc")
+			if got := inside(t, h, "ls /nix/store"); got != "" {
+				t.Errorf("after its root was removed there is\n%s", got)
+			}
+		})
+	}
+}
+
+// A host that cannot be reached hinders no other.
+func TestBrokenHost(t *testing.T) {
+	hosts := testhost.Start(t, 3)
+	path := localStore(t)
+	var in []*record.Record
+	for _, h := range hosts {
+		in = append(in, hostRecord(t, h, path))
+	}
+	check(t, in[1].Merge("target", record.Member{Key: "port", Value: 1}))
+	out, err := run(t.Context(), t, courier(t, func(event) {}), in...)
+	var failed *stream.HostsError
+	if !errors.As(err, &failed) || len(failed.Failed) != 1 {
+		t.Errorf("error %v", err)
+	}
+	for i, h := range hosts {
+		r := out[h.Name]
+		if broken := i == 1; r.Failed() != broken || r.Get("copied").Exists() == broken {
+			t.Errorf("%s", r.Bytes())
+		}
+	}
+	if got := out["h2"]; got.FailedStage() != record.Copy || !strings.Contains(got.Message(), "connection refused") {
+		t.Errorf("%s", got.Bytes())
+	}
+}
+
+// Whatever breaks a copy off half way, what was acknowledged is there, and the
+// next run sends the rest.
+func TestBrokenOff(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		breakIt func(t *testing.T, h *testhost.Host, cancel func())
+		mend    func(t *testing.T, h *testhost.Host)
+	}{
+		{"nx-copy is interrupted", func(_ *testing.T, _ *testhost.Host, cancel func()) { cancel() },
+			func(*testing.T, *testhost.Host) {}},
+		{"the host reboots", func(t *testing.T, h *testhost.Host, _ func()) { check(t, h.Reboot(t.Context())) },
+			func(*testing.T, *testhost.Host) {}},
+		{"the cable is pulled", func(t *testing.T, h *testhost.Host, _ func()) { check(t, h.Cut(t.Context())) },
+			func(t *testing.T, h *testhost.Host) { check(t, h.Mend(t.Context())) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := testhost.Start(t, 1)[0]
+			path := localStore(t)
+			all := strings.Count(nix(t, "nix-store", "--query", "--requisites", string(path)), "\n") + 1
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			acked, broken := 0, false
+			c := courier(t, func(e event) {
+				if e.what != "copied path" {
+					return
+				}
+				if acked++; acked == 3 {
+					broken = true
+					tt.breakIt(t, h, cancel)
+				}
+			})
+			if out, err := run(ctx, t, c, hostRecord(t, h, path)); err == nil || !broken {
+				t.Fatalf("first run: error %v, broken off %v, records %v", err, broken, out)
+			}
+			tt.mend(t, h)
+
+			missing := ""
+			c = courier(t, func(e event) {
+				if e.what == "copying closure" {
+					missing = e.attrs["missing"]
+				}
+			})
+			out, err := run(t.Context(), t, c, hostRecord(t, h, path))
+			check(t, err)
+			if !out["h1"].Get("copied").Exists() {
+				t.Errorf("%s", out["h1"].Bytes())
+			}
+			// What was acknowledged may be less than what had arrived.
+			if n, err := strconv.Atoi(missing); err != nil || n > all-acked {
+				t.Errorf("%s of %d missing after %d were acknowledged", missing, all, acked)
+			}
+			inside(t, h, "nix-store --verify --check-contents")
+		})
+	}
+}
