@@ -8,8 +8,11 @@ package main
 
 import (
 	"context"
+	"path/filepath"
 
+	"nx/pkg/build"
 	"nx/pkg/cli"
+	"nx/pkg/nixcmd"
 	"nx/pkg/record"
 	"nx/pkg/stream"
 )
@@ -17,20 +20,25 @@ import (
 type commands struct {
 	cli.Shared
 
-	Build build `cmd:"" default:"withargs" help:"Realise each host's derivation."`
+	Build realise `cmd:"" default:"withargs" help:"Realise each host's derivation."`
 }
 
-type build struct {
+type realise struct {
 	cli.Files
+	GCRootDir string `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's system by a link in DIR (default: .nx/gcroots under --root)."`
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *build) Run(ctx context.Context, p *cli.Process) error {
+func (c *realise) Run(ctx context.Context, p *cli.Process) error {
 	s, err := p.Stream(record.Build, c.Files.Files)
 	if err != nil {
 		return err
 	}
-	return stream.Each(ctx, s, p.Jobs, func(context.Context, *record.Record) error { return nil })
+	if c.GCRootDir == "" {
+		c.GCRootDir = filepath.Join(p.Root, ".nx/gcroots")
+	}
+	b := &build.Builder{Nix: &nixcmd.Nix{Log: p.Log}, RootDir: c.GCRootDir, Jobs: p.Jobs}
+	return stream.Run(ctx, s, b.Run)
 }
 
 func main() {

@@ -4,6 +4,7 @@
 package cli
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -204,6 +205,25 @@ func (p *Process) Produce(stage record.Stage, hosts []*record.Record) *stream.St
 			IfChanged: p.flags.IfChanged,
 		},
 	}
+}
+
+// Confirm asks the user at the terminal whether to go on. Where there is no
+// terminal it is a usage error: instead is the flag that answers.
+func (p *Process) Confirm(question, instead string) error {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return &UsageError{fmt.Errorf("%s: there is no terminal to ask at", question), "say " + instead}
+	}
+	defer tty.Close()
+	fmt.Fprintf(tty, "%s: %s [y/N] ", p.Tool, question)
+	answer, err := bufio.NewReader(tty).ReadString('\n')
+	if err != nil {
+		return fmt.Errorf("ask at the terminal: %w", err)
+	}
+	if a := strings.ToLower(strings.TrimSpace(answer)); a != "y" && a != "yes" {
+		return errors.New("nothing was done, as you said")
+	}
+	return nil
 }
 
 // usage prints what is wrong with the command line. Nothing was done.

@@ -5,6 +5,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"nx/pkg/record"
 )
 
 // A Selection says which hosts of a stream are acted on and written: those that
@@ -44,12 +46,16 @@ func ParseSelection(selectors []string) (Selection, error) {
 // Empty tells whether nothing was selected, which chooses every host.
 func (s Selection) Empty() bool { return len(s.terms) == 0 }
 
-// Choose returns those of names that the selection chooses, and an error that
-// names a selector which matches none of them. tags gives a name's tags.
-func (s Selection) Choose(names []string, tags func(string) []string) ([]string, error) {
+// Choose returns the names of the hosts that the selection chooses, and an error
+// that names a selector which matches none of them.
+func (s Selection) Choose(hosts []*record.Record) (names []string, err error) {
 	c := s.count()
-	chosen := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !c.chooses(n, tags(n)) })
-	return chosen, c.unused()
+	for _, r := range hosts {
+		if c.chooses(r.Name(), r.Tags()) {
+			names = append(names, r.Name())
+		}
+	}
+	return names, c.unused()
 }
 
 // A counter applies a selection and remembers which of its terms matched.

@@ -19,11 +19,13 @@ import (
 	"nx/pkg/record"
 )
 
-// An Output is where records go: Writer, or File when it is not empty.
+// An Output is where records go: Take when it is not nil, File when it is not
+// empty, else Writer.
 type Output struct {
 	Writer    io.Writer
 	File      string
-	IfChanged bool // leave File untouched when its bytes would not change
+	IfChanged bool                   // leave File untouched when its bytes would not change
+	Take      func([]*record.Record) // gets the records of a whole stream, sorted; nothing is written
 }
 
 // A sink takes the lines of one run. Only one goroutine uses it.
@@ -32,12 +34,16 @@ type sink struct {
 	file      string // the regular file to replace, symlinks followed
 	ifChanged bool
 	tool      string
-	kept      []*record.Record // for a file: all of them, to be sorted
+	take      func([]*record.Record)
+	kept      []*record.Record // for a file or take: all of them, to be sorted
 	errs      *multierror.Error
 }
 
 // open checks that the output can be written, before anything is done.
 func (o Output) open() (*sink, error) {
+	if o.Take != nil {
+		return &sink{take: o.Take}, nil
+	}
 	if o.File == "" {
 		return &sink{w: o.Writer}, nil
 	}
@@ -80,7 +86,7 @@ func resolve(path string) (string, error) {
 
 // put writes or keeps one record.
 func (s *sink) put(r *record.Record) error {
-	if s.file != "" {
+	if s.w == nil {
 		s.kept = append(s.kept, r)
 		return nil
 	}
@@ -95,7 +101,7 @@ func (s *sink) line(b []byte) error {
 // begin is the first thing that a tool writes.
 func (s *sink) begin(tool string) error {
 	s.tool = tool
-	if s.file != "" {
+	if s.w == nil {
 		return nil
 	}
 	return s.line(beginLine(tool))
@@ -110,19 +116,23 @@ func beginLine(tool string) []byte {
 func (s *sink) commit(n tally) error {
 	failed := n.error(s.errs)
 	end := fmt.Appendf(nil, `{"nx":%d,"kind":"end","hosts":%d,"failed":%d}`, record.Version, n.hosts, len(n.failed))
-	if s.file == "" {
+	if s.w != nil {
 		if err := s.line(end); err != nil {
 			return fmt.Errorf("write records: %w", err)
 		}
 		return failed
 	}
-	if failed != nil {
+	if failed != nil && s.take == nil {
 		return failed
 	}
 	slices.SortFunc(s.kept, func(a, b *record.Record) int {
 		return cmp.Or(cmp.Compare(a.Kind(), b.Kind()), cmp.Compare(a.Type(), b.Type()),
 			cmp.Compare(a.Name(), b.Name()), bytes.Compare(a.Bytes(), b.Bytes()))
 	})
+	if s.take != nil {
+		s.take(s.kept)
+		return failed
+	}
 	var b bytes.Buffer
 	b.Write(append(beginLine(s.tool), '\n'))
 	for _, r := range s.kept {

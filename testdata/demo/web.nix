@@ -1,0 +1,6 @@
+# The address of the database is known only once it was provisioned.
+{ nodes, ... }: {
+  deployment.tags = [ "web" ];
+  networking.firewall.allowedTCPPorts = [ 80 ];
+  environment.etc."shop/database".text = "${nodes.db.config.networking.privateIPv4}:5432\n";
+}
