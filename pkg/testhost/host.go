@@ -6,6 +6,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -144,7 +145,7 @@ func (h *Host) boot(ctx context.Context, opt Options, authorized string, running
 	return h.lab.change(ctx, func(r *registry) error {
 		last, ok := r.Hosts[h.Name]
 		if !ok {
-			if last, ok = unused(r); !ok {
+			if last, ok = unused(r, h.Name); !ok {
 				return fmt.Errorf("find an address in %s: all are in use", subnet(r.Net))
 			}
 			r.Hosts[h.Name] = last
@@ -156,14 +157,18 @@ func (h *Host) boot(ctx context.Context, opt Options, authorized string, running
 	})
 }
 
-// unused returns the lowest last byte of an address that no host has. 1 is the bridge's.
-func unused(r *registry) (int, bool) {
+// unused returns the last byte of an address that no host has: the first one from
+// where the name's hash points, so that a host made again gets its old one, and hosts
+// started at once do not get them by chance. 1 is the bridge's.
+func unused(r *registry, name string) (int, bool) {
 	taken := map[int]bool{}
 	for _, last := range r.Hosts {
 		taken[last] = true
 	}
-	for last := 2; last < 255; last++ {
-		if !taken[last] {
+	hash := fnv.New32a()
+	hash.Write([]byte(name))
+	for n := range uint32(253) {
+		if last := 2 + int((hash.Sum32()%253+n)%253); !taken[last] {
 			return last, true
 		}
 	}

@@ -1,6 +1,9 @@
 package testhost
 
-import "testing"
+import (
+	"fmt"
+	"testing"
+)
 
 func TestChoose(t *testing.T) {
 	const mine, other = "0123456789abcdef0123456789abcdef", "ffffffffffffffffffffffffffffffff"
@@ -36,14 +39,25 @@ func TestChoose(t *testing.T) {
 }
 
 func TestUnused(t *testing.T) {
-	r := &registry{Hosts: map[string]int{"a": 2, "b": 4}}
-	if got, ok := unused(r); got != 3 || !ok {
-		t.Errorf("unused(%v) = %d, %v, want 3", r.Hosts, got, ok)
+	r := &registry{Hosts: map[string]int{}}
+	first, ok := unused(r, "web1")
+	if again, _ := unused(r, "web1"); !ok || first != again {
+		t.Errorf("unused(web1) = %d, then %d", first, again)
 	}
-	for i := range 255 {
-		r.Hosts[string(rune(i))] = i
+	for i := range 253 {
+		name := fmt.Sprint("h", i)
+		last, ok := unused(r, name)
+		if !ok || last < 2 || last > 254 {
+			t.Fatalf("unused(%s) beside %d others = %d, %v, want 2 to 254", name, i, last, ok)
+		}
+		for other, taken := range r.Hosts {
+			if taken == last {
+				t.Fatalf("%s and %s both have %d", name, other, last)
+			}
+		}
+		r.Hosts[name] = last
 	}
-	if got, ok := unused(r); ok {
+	if got, ok := unused(r, "web1"); ok {
 		t.Errorf("unused of a full net = %d, want none", got)
 	}
 }

@@ -14,6 +14,7 @@
 package testhost
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -265,7 +266,7 @@ func (l *Lab) Hosts() ([]*Host, error) {
 		}
 		hosts = append(hosts, h)
 	}
-	slices.SortFunc(hosts, func(a, b *Host) int { return a.Addr.Compare(b.Addr) })
+	slices.SortFunc(hosts, func(a, b *Host) int { return cmp.Compare(a.Name, b.Name) })
 	return hosts, nil
 }
 

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"nx/pkg/testhost"
@@ -445,5 +446,28 @@ func TestStartRefuses(t *testing.T) {
 	var missing *testhost.MissingError
 	if !errors.As(err, &missing) || missing.Package != "nix-bin" {
 		t.Errorf("Start without Nix: %v, want a MissingError of nix-bin", err)
+	}
+}
+
+// BenchmarkStart starts ten hosts at once that were never there, until each sshd
+// answers. Their removal counts too.
+func BenchmarkStart(b *testing.B) {
+	testhost.Need(b, "root")
+	for b.Loop() {
+		dir := b.TempDir()
+		lab := &testhost.Lab{Dir: filepath.Join(dir, "lab"), IdentityFile: filepath.Join(dir, "id_ed25519")}
+		var g errgroup.Group
+		for i := range 10 {
+			g.Go(func() error {
+				_, err := lab.Start(context.Background(), fmt.Sprint("h", i), testhost.Options{})
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			b.Error(err)
+		}
+		if err := lab.Remove(context.Background()); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
