@@ -273,8 +273,8 @@ func TestPassesOn(t *testing.T) {
 			run(t, tool.command(t, "-j", jobs, file(t, in)), nil).want(t, 1, out)
 			run(t, tool.command(t, "-j", jobs, "-"), pipe(t, in)).want(t, 1, out)
 		}
-		// two files are one stream; flags stand anywhere
-		run(t, tool.command(t, file(t, failed), "-q", file(t, resource)), nil).want(t, 1, begin(tool.name)+failed+resource+end(1, 1))
+		// two files are one stream; flags stand before or behind
+		run(t, tool.command(t, file(t, failed), file(t, resource), "-q"), nil).want(t, 1, begin(tool.name)+failed+resource+end(1, 1))
 		// all is well when no host failed, and -q says nothing of it
 		r := run(t, tool.command(t, "-q"), pipe(t, resource))
 		r.want(t, 0, begin(tool.name)+resource+end(0, 0))

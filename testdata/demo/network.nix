@@ -6,7 +6,7 @@
     deployment.targetEnv = "sandbox";
     boot.isContainer = true;
     services.openssh.enable = true;
-    environment.etc."shop/role".text = "${name}, version ${import ./version.nix}\n";
+    environment.etc."shop/role".text = "${name}\n";
   };
 
   db = { ... }: {
