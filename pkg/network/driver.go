@@ -66,15 +66,12 @@ func (n *Network) open() (*session, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read network %s: %w", file, err)
 		}
-		if len(s.files) == 0 {
-			folder := abs
-			if !info.IsDir() {
-				folder = filepath.Dir(abs)
-			}
-			s.name, s.uuid = n.deployment(folder)
+		if info.IsDir() {
+			abs = filepath.Join(abs, "default.nix") // as Nix' import has it
 		}
 		s.files = append(s.files, abs)
 	}
+	s.name, s.uuid = n.deployment(filepath.Dir(s.files[0]))
 	dir, err := os.MkdirTemp("", "nx-eval-")
 	if err != nil {
 		return nil, fmt.Errorf("write nix expressions: %w", err)

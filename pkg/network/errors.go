@@ -10,7 +10,7 @@ import (
 // An EvalError is what ended an evaluation, in Nix' words.
 type EvalError struct {
 	Message  string // on one line
-	Position string // FILE:LINE:COLUMN, in the user's files where the trace leads there; may be empty
+	Position string // FILE:LINE:COLUMN in the user's files, or FILE, as far as the trace leads there
 	log      string
 }
 
@@ -32,7 +32,7 @@ func (e *EvalError) Hint() string {
 	return ""
 }
 
-// A step is one line of Nix' trace with what belongs to it.
+// A step is one entry of Nix' trace with what belongs to it.
 type step struct {
 	text []string // "while evaluating the attribute 'x'", or the message's lines
 	at   string   // FILE:LINE:COLUMN
@@ -45,6 +45,7 @@ var (
 	traceLine = regexp.MustCompile(`^ +… (.*)$`)
 	atLine    = regexp.MustCompile(`^ +at ((.+):\d+:\d+):$`)
 	codeLine  = regexp.MustCompile(`^ +(?:\d+)?\| ?.*$`)
+	fromText  = regexp.MustCompile("^while evaluating (?:the option|definitions from) `([^']*)'")
 	noteLine  = regexp.MustCompile(`^ *\((?:use '--show-trace'|stack trace truncated|\d+ duplicate frames omitted).*\)$`)
 )
 
@@ -93,14 +94,23 @@ func parseError(lines []string, foreign func(file string) bool) *EvalError {
 	}
 	var log strings.Builder
 	message.write(&log, "error: ", own)
+	file := "" // the innermost of the user's that a definition is from
 	for _, s := range trace {
-		if !own(s) {
+		// The module system says which option it was at, and whose definition.
+		from := fromText.FindStringSubmatch(s.text[0])
+		if from == nil && !own(s) {
 			continue
 		}
-		if e.Position == "" {
+		if e.Position == "" && own(s) {
 			e.Position = s.at
 		}
+		if from != nil && file == "" && !foreign(from[1]) {
+			file = from[1]
+		}
 		s.write(&log, "… ", own)
+	}
+	if e.Position == "" && !strings.Contains(e.Message, file) {
+		e.Position = file
 	}
 	e.log = log.String()
 	return e
@@ -124,7 +134,7 @@ func oneLine(lines []string) string {
 			words = append(words, line)
 		}
 	}
-	return strings.ReplaceAll(strings.Join(words, "; "), ":; ", ": ")
+	return strings.Join(words, " ")
 }
 
 // A transcript holds what may be an error until it is known whether the

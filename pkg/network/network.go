@@ -267,11 +267,11 @@ func chunks(items []item, workers int) func(yield func([]item) bool) {
 	}
 }
 
-// deployment returns the deployment's name and UUID.
-func (n *Network) deployment(first string) (name, uuid string) {
+// deployment returns the name and UUID of the deployment whose first file is in folder.
+func (n *Network) deployment(folder string) (name, uuid string) {
 	name, uuid = n.Name, n.UUID
 	if name == "" {
-		name = filepath.Base(first)
+		name = filepath.Base(folder)
 	}
 	if uuid == "" {
 		uuid = uuid5(name)

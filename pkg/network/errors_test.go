@@ -1,0 +1,105 @@
+package network
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// notMine are the files of nixpkgs and nx in the recorded traces.
+func notMine(file string) bool {
+	return !filepath.IsAbs(file) || within(file, "/nixpkgs") || within(file, "/nx")
+}
+
+func recorded(t testing.TB, name string) []string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("testdata/errors", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
+}
+
+func TestParseError(t *testing.T) {
+	lines := func(s string) []string { return strings.Split(s, "\n") }
+	tests := []struct {
+		name    string
+		lines   []string
+		message string
+		at      string
+		log     []string // in it, in this order
+	}{
+		{
+			name: "a throw, Nix 2.8", lines: recorded(t, "throw-2.8"),
+			message: "not like this nor like that", at: "/net/broken.nix",
+			log: []string{"error: not like this\nnor like that\n", "… while evaluating definitions from `/net/broken.nix':\n", "… while evaluating the option `networking.hostName':\n"},
+		},
+		{
+			name: "a throw, Nix 2.26", lines: recorded(t, "throw-2.26"),
+			message: "not like this nor like that", at: "/net/broken.nix:14:35",
+			log: []string{"error: not like this\nnor like that\n", "… while calling the 'throw' builtin\n  at /net/broken.nix:14:35\n", " throw = { networking.hostName"},
+		},
+		{
+			name: "an option that is not there, Nix 2.8", lines: recorded(t, "option-2.8"),
+			message: "The option `services.nothingKnown' does not exist. Definition values: - In `/net/broken.nix': { enable = true; } Did you mean `services.nginx', `services.fail2ban' or `services.fstrim'?",
+		},
+		{
+			name: "an option that is not there, Nix 2.26", lines: recorded(t, "option-2.26"),
+			message: "The option `services.nothingKnown' does not exist. Definition values: - In `/net/broken.nix': { enable = true; } Did you mean `services.nginx', `services.fail2ban' or `services.fstrim'?",
+		},
+		{
+			name: "a message with its own place, Nix 2.8", message: "attribute 'missing' missing", at: "/net/a.nix:2:2",
+			lines: lines("error: attribute 'missing' missing\n\n       at /net/a.nix:2:2:\n\n            1| { x = let y = {}; in\n            2|  y.missing; }\n             |  ^\n\n       … while evaluating the attribute 'x'\n\n       at /net/a.nix:1:3:\n(use '--show-trace' to show detailed location information)"),
+			log:   []string{"error: attribute 'missing' missing\n  at /net/a.nix:2:2\n", "            2|  y.missing; }\n", "… while evaluating the attribute 'x'\n  at /net/a.nix:1:3\n"},
+		},
+		{
+			name: "a message with its own place, Nix 2.26", message: "undefined variable 'x'", at: "/net/a.nix:1:7",
+			lines: lines("error:\n       … while calling the 'foldl'' builtin\n         at /nx/main.nix:1:1:\n            1| builtins.foldl'\n             | ^\n\n       error: undefined variable 'x'\n       at /net/a.nix:1:7:\n            1| { x = x; }\n             |       ^"),
+			log:   []string{"error: undefined variable 'x'\n  at /net/a.nix:1:7\n            1| { x = x; }\n             |       ^\n"},
+		},
+		{
+			name: "no trace at all", message: "stack overflow (possible infinite recursion)",
+			lines: lines("error: stack overflow (possible infinite recursion)"),
+		},
+		{
+			name: "a place in nixpkgs is none of the user's", message: "nothing", at: "",
+			lines: lines("error: nothing\n\n       at /nixpkgs/lib/a.nix:1:1:"),
+		},
+		{name: "nothing at all", message: "Nix gave no reason", lines: lines("error:")},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			e := parseError(tt.lines, notMine)
+			if e.Message != tt.message || e.Position != tt.at {
+				t.Errorf("got %q at %q\nwant %q at %q", e.Message, e.Position, tt.message, tt.at)
+			}
+			rest := e.Log()
+			for _, want := range tt.log {
+				_, after, ok := strings.Cut(rest, want)
+				if !ok {
+					t.Errorf("log has no %q, or not in order:\n%s", want, e.Log())
+				}
+				rest = after
+			}
+			if strings.Contains(e.Log(), "/nx/") {
+				t.Errorf("log shows where nx's own files are:\n%s", e.Log())
+			}
+		})
+	}
+}
+
+func FuzzParseError(f *testing.F) {
+	for _, name := range []string{"throw-2.8", "throw-2.26", "option-2.8", "option-2.26"} {
+		f.Add(strings.Join(recorded(f, name), "\n"))
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		e := parseError(strings.Split(text, "\n"), notMine)
+		if e.Message == "" || strings.Contains(e.Message, "\n") {
+			t.Errorf("message %q: want one line", e.Message)
+		}
+		if e.Position != "" && !strings.Contains(text, e.Position) {
+			t.Errorf("position %q is not in the text", e.Position)
+		}
+	})
+}
