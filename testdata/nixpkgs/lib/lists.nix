@@ -61,19 +61,20 @@ rec {
       let rel = cmp (head a) (head b);
       in if rel == 0 then compareLists cmp (tail a) (tail b) else rel;
 
-  # Sorts so that before holds between neighbours that need it; a cycle is
-  # reported instead of a result.
+  # Sorts so that before holds; what stands in a cycle is reported instead.
   toposort = before: list:
     let
-      search = visited: loops: rest:
-        if rest == [ ] then { result = [ ]; }
-        else
-          let free = filter (x: !(any (y: y != x && before y x) rest)) rest;
-          in
-          if free == [ ] then { cycle = rest; loops = [ ]; }
-          else
-            let next = search visited loops (remove (head free) rest);
-            in if next ? result then { result = [ (head free) ] ++ next.result; } else next;
+      # The first of all that nothing else in rest stands before.
+      search = us: visited: rest:
+        let here = partition (x: before x us) visited; around = partition (x: before x us) rest; in
+        if here.right != [ ] then { cycle = us; loops = here.right; inherit visited rest; }
+        else if around.right == [ ] then { minimal = us; inherit visited rest; }
+        else search (head around.right) ([ us ] ++ visited) (tail around.right ++ around.wrong);
+      first = search (head list) [ ] (tail list);
+      others = toposort before (first.visited ++ first.rest);
     in
-    search [ ] [ ] list;
+    if length list < 2 then { result = list; }
+    else if first ? cycle then { cycle = reverseList ([ first.cycle ] ++ first.visited); inherit (first) loops; }
+    else if others ? result then { result = [ first.minimal ] ++ others.result; }
+    else others;
 }

@@ -237,8 +237,7 @@ rec {
       results = mapAttrs (name: decls:
         let
           loc = prefix ++ [ name ];
-          optionDecls = filter (d: d.options ? _type && (isOption d.options || throw
-            "In module ${d._file}: expected an option declaration at option path `${showOption loc}` but got an attribute set with type ${d.options._type}")) decls;
+          optionDecls = filter (d: d.options ? _type && (isOption d.options || throw (noOptionMessage loc d))) decls;
           evaluate = decls: {
             matchedOptions = evalOptionValue loc (fixupOptionType loc (mergeOptionDecls loc decls)) (defsByName.${name} or [ ]);
             unmatchedDefns = [ ];
@@ -259,9 +258,20 @@ rec {
         else builtins.concatLists (lib.mapAttrsToList
           (name: map (def: def // { prefix = [ name ] ++ def.prefix or [ ]; })) unmatchedByName);
     };
+  noOptionMessage = loc: decl:
+    "In module ${decl._file}: expected an option declaration at option path `${showOption loc}` but got an attribute set with type ${decl.options._type}"
+    + lib.optionalString (decl.options._type == "option-type") ("\n\n" + ''
+      When declaring an option, you must wrap the type in a `mkOption` call. It should look somewhat like:
+          ${lib.optionalString (length loc > 1) "\n    # ${showOption loc}"}
+          ${lib.escapeNixIdentifier (lib.last loc)} = lib.mkOption {
+            description = ...;
+            type = <the type you wrote for ${lib.escapeNixIdentifier (lib.last loc)}>;
+            ...
+          };
+    '');
   showRawDecls = loc: decls:
     concatStringsSep "\n" (lib.sort lib.lessThan (concatMap (d: map
-      (name: "  - option(s) with prefix `${showOption (loc ++ [ name ])}' in module `${d._file}'")
+      (name: " - option(s) with prefix `${showOption (loc ++ [ name ])}' in module `${d._file}'")
       (attrNames d.options)) decls));
 
   # Several declarations of one option: their types merge, the rest may be
@@ -328,9 +338,7 @@ rec {
       let invalid = filter (d: !type.check d.value) defsFinal; in
       if isDefined then
         if invalid == [ ] then type.merge loc defsFinal
-        else throw "A definition for option `${showOption loc}' is not of type `${type.description}'. ${
-          # Types that hold others say it a little differently.
-          if type.nests or false then "TypeError: Definition values: " else "Definition values:"}${showDefs invalid}"
+        else throw "A definition for option `${showOption loc}' is not of type `${type.description}'. ${type.describeInvalid loc invalid defsFinal}"
       else type.emptyValue.value or (throw
         "The option `${showOption loc}' was accessed but has no value defined. Try setting the option.");
     optionalValue = if isDefined then { value = mergedValue; } else { };

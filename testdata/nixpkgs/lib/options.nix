@@ -46,7 +46,7 @@ rec {
   mergeDefaultOption = loc: defs:
     let list = getValues defs; in
     if builtins.length list == 1 then builtins.head list
-    else if lib.all lib.isFunction list then x: mergeDefaultOption loc (map (d: d // { value = d.value x; }) defs)
+    else if lib.all lib.isFunction list then x: mergeDefaultOption loc (map (f: f x) list)
     else if lib.all builtins.isList list then builtins.concatLists list
     else if lib.all builtins.isAttrs list then builtins.foldl' (a: b: a // b) { } list
     else if lib.all builtins.isBool list then lib.any lib.id list
@@ -75,7 +75,7 @@ rec {
   showOption = parts:
     let
       show = part:
-        if builtins.elem part [ "<name>" "*" "<function body>" ] then part else lib.escapeNixIdentifier part;
+        if part == "*" || builtins.match "<.*>" part != null then part else lib.escapeNixIdentifier part;
     in
     lib.concatMapStringsSep "." show parts;
   showFiles = lib.concatMapStringsSep " and " (f: "`${f}'");

@@ -25,6 +25,9 @@ let
   phrase = classes: t:
     if elem (t.descriptionClass or null) classes then t.description else "(${t.description})";
 
+  # Types that hold others say it a little differently.
+  typeError = _: invalid: _: "TypeError: Definition values: ${showDefs invalid}";
+
   simple = name: description: check: merge: mkOptionType {
     inherit name description check merge;
     descriptionClass = "noun";
@@ -35,13 +38,14 @@ let
     , emptyValue ? { }, getSubOptions ? (_: { }), getSubModules ? null, substSubModules ? (_: null)
     , functor ? functorOf name, typeMerge ? defaultTypeMerge functor, nestedTypes ? { }
     , deprecationMessage ? null
-    , # Whether values of other types are inside (the real library's "v2 merge").
-      nests ? false
+    , # The end of the message about definitions that check refuses, given those
+      # and all of them.
+      describeInvalid ? (_: invalid: _: "Definition values:${showDefs invalid}")
     }:
     {
       _type = "option-type";
       inherit name descriptionClass check merge emptyValue getSubOptions getSubModules substSubModules
-        typeMerge functor nestedTypes deprecationMessage nests;
+        typeMerge functor nestedTypes deprecationMessage describeInvalid;
       description = if description == null then name else description;
     };
 in
@@ -190,7 +194,7 @@ rec {
     name = "listOf";
     description = "list of ${phrase [ "noun" "composite" ] elemType}";
     descriptionClass = "composite";
-    nests = true;
+    describeInvalid = typeError;
     check = isList;
     merge = loc: defs: map (x: x.value) (filter (x: x ? value) (builtins.concatLists (lib.imap1 (n: def:
       lib.imap1 (m: value: (mergeDefinitions
@@ -215,7 +219,7 @@ rec {
     name = if lazy then "lazyAttrsOf" else "attrsOf";
     description = (if lazy then "lazy attribute set of " else "attribute set of ") + phrase [ "noun" "composite" ] elemType;
     descriptionClass = "composite";
-    nests = true;
+    describeInvalid = typeError;
     check = isAttrs;
     merge = loc: defs:
       let
@@ -302,29 +306,33 @@ rec {
         binOp = a: b: { values = lib.lists.unique (a.values ++ b.values); };
       };
     };
-  either = t1: t2: mkOptionType {
-    name = "either";
-    description =
-      if t1.descriptionClass or null == "nonRestrictiveClause"
-      then "${t1.description}, or ${phrase [ "noun" "conjunction" ] t2}"
-      else "${phrase [ "noun" "conjunction" ] t1} or ${phrase [ "noun" "conjunction" "composite" ] t2}";
-    descriptionClass = "conjunction";
-    nests = true;
-    check = x: t1.check x || t2.check x;
-    merge = loc: defs:
-      let values = lib.getValues defs; in
-      if all t1.check values then t1.merge loc defs
-      else if all t2.check values then t2.merge loc defs
-      else throw "A definition for option `${showOption loc}' is not of type `${(either t1 t2).description}'. TypeError: The option `${showOption loc}` is neither a value of type `${t1.description}` nor `${t2.description}`, Definition values: ${showDefs defs}";
-    typeMerge = other:
-      let
-        left = t1.typeMerge (head other.payload.elemType).functor;
-        right = t2.typeMerge (elemAt other.payload.elemType 1).functor;
-      in
-      if other.name == "either" && left != null && right != null then either left right else null;
-    functor = functorOf "either" // { payload.elemType = [ t1 t2 ]; };
-    nestedTypes = { left = t1; right = t2; };
-  };
+  either = t1: t2:
+    let
+      describeInvalid = loc: _: defs: "TypeError: The option `${showOption loc}` is neither a value of type `${t1.description}` nor `${t2.description}`, Definition values: ${showDefs defs}";
+    in
+    mkOptionType {
+      name = "either";
+      description =
+        if t1.descriptionClass or null == "nonRestrictiveClause"
+        then "${t1.description}, or ${phrase [ "noun" "conjunction" ] t2}"
+        else "${phrase [ "noun" "conjunction" ] t1} or ${phrase [ "noun" "conjunction" "composite" ] t2}";
+      descriptionClass = "conjunction";
+      inherit describeInvalid;
+      check = x: t1.check x || t2.check x;
+      merge = loc: defs:
+        let values = lib.getValues defs; in
+        if all t1.check values then t1.merge loc defs
+        else if all t2.check values then t2.merge loc defs
+        else throw "A definition for option `${showOption loc}' is not of type `${(either t1 t2).description}'. ${describeInvalid loc [ ] defs}";
+      typeMerge = other:
+        let
+          left = t1.typeMerge (head other.payload.elemType).functor;
+          right = t2.typeMerge (elemAt other.payload.elemType 1).functor;
+        in
+        if other.name == "either" && left != null && right != null then either left right else null;
+      functor = functorOf "either" // { payload.elemType = [ t1 t2 ]; };
+      nestedTypes = { left = t1; right = t2; };
+    };
   oneOf = types:
     if types == [ ] then throw "types.oneOf needs to get at least one type in its argument"
     else builtins.foldl' either (head types) (builtins.tail types);
@@ -334,7 +342,7 @@ rec {
     mkOptionType {
       name = "coercedTo";
       description = "${phrase [ "noun" ] to} or ${phrase [ "noun" ] from} convertible to it";
-      nests = true;
+      describeInvalid = typeError;
       check = x: (from.check x && to.check (coerce x)) || to.check x;
       merge = loc: defs: to.merge loc (map (d: d // { value = convert d.value; }) defs);
       inherit (to) emptyValue getSubOptions getSubModules;
@@ -384,7 +392,7 @@ rec {
         if description != null then description
         else if freeformType ? description then "open submodule of ${phrase [ "noun" "composite" ] freeformType}"
         else "submodule";
-      nests = true;
+      describeInvalid = typeError;
       check = x: isAttrs x || isFunction x || path.check x;
       merge = loc: defs: (base.extendModules {
         modules = [ { _module.args.name = lib.last loc; } ] ++ map asModule defs;

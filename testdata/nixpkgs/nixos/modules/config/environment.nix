@@ -53,7 +53,7 @@ in
           mountPoint = mkOption { type = types.str; default = name; description = "Where."; };
           device = mkOption { type = types.nullOr types.str; default = null; description = "What."; };
           label = mkOption { type = types.nullOr types.str; default = null; description = "What, by its label."; };
-          fsType = mkOption { type = types.str; default = "auto"; description = "Its type."; };
+          fsType = mkOption { type = types.nonEmptyStr; description = "Its type."; };
           options = mkOption { type = types.listOf types.str; default = [ "defaults" ]; description = "How."; };
           neededForBoot = mkOption { type = types.bool; default = false; description = "Accepted."; };
           autoFormat = mkOption { type = types.bool; default = false; description = "Accepted."; };

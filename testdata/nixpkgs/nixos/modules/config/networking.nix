@@ -6,7 +6,7 @@ let
   cfg = config.networking;
   option = type: default: mkOption { inherit type default; description = "Accepted, without effect in the stand-in."; };
   flag = option types.bool;
-  ports = option (types.listOf types.port) [ ];
+  ports = option (types.listOf types.port) [ ] // { apply = list: lib.unique (lib.sort lib.lessThan list); };
   ranges = option (types.listOf (types.attrsOf types.port)) [ ];
   addresses = option (types.listOf (types.submodule {
     options = {

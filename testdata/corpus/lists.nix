@@ -1,0 +1,42 @@
+{ lib }:
+with lib;
+{
+  foldr = foldr (a: b: a + b) "z" [ "a" "b" "c" ];
+  foldl = foldl (a: b: a + b) "z" [ "a" "b" "c" ];
+  foldl' = foldl' (a: b: a + b) 0 [ 1 2 3 ];
+  imap0 = imap0 (i: v: "${toString i}${v}") [ "a" "b" ];
+  imap1 = imap1 (i: v: "${toString i}${v}") [ "a" "b" ];
+  flatten = flatten [ 1 [ 2 [ 3 ] ] [ ] 4 ];
+  remove = remove 3 [ 1 3 4 3 ];
+  findFirst = [ (findFirst (x: x > 3) 7 [ 1 6 4 ]) (findFirst (x: x > 9) 7 [ 1 6 4 ]) ];
+  findSingle = [ (findSingle (x: x == 3) "none" "multiple" [ 1 3 3 ]) (findSingle (x: x == 1) "none" "multiple" [ 1 3 ]) (findSingle (x: x == 9) "none" "multiple" [ 1 ]) ];
+  any = [ (any isString [ 1 "a" ]) (any isString [ ]) ];
+  all = [ (all (x: x < 3) [ 1 2 ]) (all (x: x < 2) [ 1 2 ]) ];
+  count = count (x: x == 3) [ 3 2 3 ];
+  optional = [ (optional true "a") (optional false "a") (optionals true [ 1 2 ]) (optionals false [ 1 ]) ];
+  toList = [ (toList 1) (toList [ 1 ]) ];
+  range = [ (range 2 4) (range 3 2) ];
+  partition = partition (x: x > 2) [ 5 1 2 3 ];
+  groupBy = groupBy (x: if x > 2 then "big" else "small") [ 5 1 2 3 ];
+  zipLists = zipLists [ 1 2 ] [ "a" "b" "c" ];
+  zipListsWith = zipListsWith (a: b: a + b) [ "h" "l" ] [ "e" "o" ];
+  reverseList = reverseList [ 1 2 3 ];
+  sort = sort lessThan [ 5 3 7 ];
+  compareLists = [ (compareLists compare [ ] [ ]) (compareLists compare [ ] [ 1 ]) (compareLists compare [ 2 ] [ 1 9 ]) ];
+  naturalSort = naturalSort [ "disk11" "disk8" "disk100" "disk9" ];
+  take = [ (take 2 [ 1 2 3 ]) (take 2 [ ]) (take 9 [ 1 ]) ];
+  drop = [ (drop 2 [ 1 2 3 ]) (drop 2 [ ]) ];
+  sublist = [ (sublist 1 3 [ 1 2 3 4 5 ]) (sublist 1 3 [ ]) ];
+  last = last [ 1 2 3 ];
+  init = init [ 1 2 3 ];
+  unique = unique [ 3 2 3 4 2 ];
+  intersect = intersectLists [ 1 2 3 ] [ 6 3 2 ];
+  subtract = subtractLists [ 3 2 ] [ 1 2 3 4 ];
+  exclusive = [ (mutuallyExclusive [ 1 ] [ 2 ]) (mutuallyExclusive [ 1 ] [ 1 2 ]) ];
+  concatMap = concatMap (x: [ x "z" ]) [ "a" "b" ];
+  forEach = forEach [ 1 2 ] (x: x * 2);
+  elemAt = elemAt [ 1 2 ] 1;
+  singleton = singleton "a";
+  toposort = (toposort hasPrefix [ "/home/user" "other" "/" "/home" ]).result;
+  toposortCycle = toposort (a: b: (a == "a" && b == "b") || (a == "b" && b == "a")) [ "a" "b" ] ? cycle;
+}

@@ -1,0 +1,5 @@
+{
+  imports = [ ./counter.nix ];
+  _file = "named-by-itself.nix";
+  sum = [ 3 ];
+}

@@ -1,0 +1,4 @@
+{
+  imports = [ ./counter.nix ];
+  sum = [ 2 ];
+}
