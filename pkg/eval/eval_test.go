@@ -1,0 +1,191 @@
+package eval_test
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"nx/pkg/eval"
+	"nx/pkg/network"
+	"nx/pkg/nixcmd"
+	"nx/pkg/record"
+	"nx/pkg/store"
+)
+
+// standIn makes the project's own nixpkgs the one that Nix finds.
+func standIn(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("nix-instantiate"); err != nil {
+		if slices.Contains(strings.Split(os.Getenv("NXTEST_REQUIRE"), ","), "nix") {
+			t.Fatalf("nix is required: %v", err)
+		}
+		t.Skipf("NEEDS nix: %v", err)
+	}
+	tree, err := filepath.Abs("../../testdata/nixpkgs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("NIX_PATH", "nixpkgs="+tree)
+	t.Setenv("NIX_CONFIG", "sandbox = false\nbuild-users-group =\nsubstituters =\n"+os.Getenv("NIX_CONFIG"))
+}
+
+func write(t *testing.T, text string) *network.Network {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "network.nix")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return &network.Network{Files: []string{file}, Name: "test", Nix: &nixcmd.Nix{}}
+}
+
+func parse(t *testing.T, lines ...string) (records []*record.Record) {
+	t.Helper()
+	for _, l := range lines {
+		r, err := record.Parse([]byte(l))
+		if err != nil {
+			t.Fatal(err)
+		}
+		records = append(records, r)
+	}
+	return records
+}
+
+type roots struct {
+	mu    sync.Mutex
+	links map[string]store.Path
+	err   error
+}
+
+func (r *roots) AddRoot(_ context.Context, link string, p store.Path) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.links == nil {
+		r.links = map[string]store.Path{}
+	}
+	r.links[link] = p
+	return r.err
+}
+
+var drv = regexp.MustCompile(`/nix/store/[0-9a-z]{32}-nixos-system-[^"]*\.drv`)
+
+// run gives facts all records and the stage those that chosen names, and
+// returns what came out by name, with derivations as DRV.
+func run(t *testing.T, e *eval.Evaluator, all []*record.Record, chosen ...string) (map[string]string, error) {
+	t.Helper()
+	in := func(yield func(*record.Record, error) bool) {
+		for _, r := range all {
+			e.Fact(r)
+			if r.Kind() == record.KindHost && slices.Contains(chosen, r.Name()) && !yield(r, nil) {
+				return
+			}
+		}
+	}
+	var mu sync.Mutex
+	out := map[string]string{}
+	err := e.Run(t.Context(), iter.Seq2[*record.Record, error](in), func(r *record.Record) {
+		mu.Lock()
+		defer mu.Unlock()
+		out[r.Name()] = drv.ReplaceAllString(string(r.Bytes()), "DRV")
+	})
+	return out, err
+}
+
+func TestRun(t *testing.T) {
+	standIn(t)
+	n := write(t, `{
+		defaults = { boot.isContainer = true; deployment.tags = [ "net" ]; };
+		resources.elasticIPs.ip = { };
+		db = { };
+		odd = throw "never";
+		web = { nodes, resources, ... }: {
+			deployment = { targetPort = 2222; targetUser = "admin"; };
+			environment.etc.db.text = nodes.db.config.networking.privateIPv4 + resources.elasticIPs.ip.address;
+		};
+	}`)
+	rooted := &roots{}
+	e := &eval.Evaluator{Network: n, Roots: rooted, RootDir: "drvs"}
+	got, err := run(t, e, parse(t,
+		// What the network says of a target fills what the stream leaves open.
+		`{"nx":1,"kind":"host","name":"web","tags":["stream"],"target":{"host":"192.0.2.1","user":"root","x":1},"more":[1, 2]}`,
+		`{"nx":1,"kind":"host","name":"gone"}`,
+		`{"nx":1,"kind":"host","name":"odd"}`,
+		// Not chosen, and failed: its address is known nevertheless.
+		`{"nx":1,"kind":"host","name":"db","machine":{"privateIPv4":"10.0.0.1","publicIPv4":7},"error":{"stage":"provision","message":"x"}}`,
+		`{"nx":1,"kind":"resource","type":"elasticIPs","name":"ip","outputs":{"address":"203.0.113.9"}}`,
+		`{"nx":1,"kind":"resource","type":"elasticIPs","name":"none"}`,
+	), "web", "gone", "odd")
+	want := map[string]string{
+		"web":  `{"nx":1,"kind":"host","name":"web","tags":["net","stream"],"target":{"host":"192.0.2.1","user":"root","x":1,"port":2222,"sudo":["sudo","-H","--"]},"system":"x86_64-linux","drvPath":"DRV","deployment":{"alwaysActivate":true,"hasFastConnection":false,"keys":{}},"more":[1, 2]}`,
+		"gone": `{"nx":1,"kind":"host","name":"gone","error":{"stage":"eval","message":"evaluate configuration: the network has no machine \"gone\""}}`,
+	}
+	odd := got["odd"]
+	delete(got, "odd")
+	if err != nil || !maps.Equal(got, want) {
+		t.Errorf("error %v\n got %v\nwant %v", err, got, want)
+	}
+	if !strings.Contains(odd, `"error":{"stage":"eval","message":"evaluate configuration: never`) || !strings.Contains(odd, `"log":"error: never`) {
+		t.Errorf("odd: %s, want Nix' words in message and log", odd)
+	}
+	if links := slices.Sorted(maps.Keys(rooted.links)); !slices.Equal(links, []string{"drvs/web"}) {
+		t.Errorf("roots %q, want that of web", links)
+	}
+}
+
+func TestRunFails(t *testing.T) {
+	standIn(t)
+	host := `{"nx":1,"kind":"host","name":"a"}`
+	t.Run("the network", func(t *testing.T) {
+		e := &eval.Evaluator{Network: write(t, "{ a = ; }"), Roots: &roots{}}
+		got, err := run(t, e, parse(t, host), "a")
+		if err == nil || !strings.Contains(err.Error(), "read network") || len(got) > 0 {
+			t.Errorf("got %v, error %v, want the network's", got, err)
+		}
+	})
+	t.Run("keeping the derivation", func(t *testing.T) {
+		e := &eval.Evaluator{Network: write(t, "{ a.boot.isContainer = true; }"), Roots: &roots{err: errors.New("disk full")}}
+		got, err := run(t, e, parse(t, host), "a")
+		if want := `"error":{"stage":"eval","message":"disk full"}`; err != nil || !strings.Contains(got["a"], want) {
+			t.Errorf("got %v, error %v, want %s", got, err, want)
+		}
+	})
+	t.Run("the input is cut", func(t *testing.T) {
+		e := &eval.Evaluator{Network: &network.Network{Nix: &nixcmd.Nix{}}}
+		err := e.Run(t.Context(), func(yield func(*record.Record, error) bool) {
+			_ = yield(parse(t, host)[0], nil) && yield(nil, errors.New("cut"))
+		}, func(r *record.Record) { t.Errorf("%s came out", r.Name()) })
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAll(t *testing.T) {
+	standIn(t)
+	n := write(t, `{ b.deployment.tags = [ "x" "a" ]; a = { }; broken.deployment.tags = throw "no"; }`)
+	for _, tags := range []bool{false, true} {
+		hosts, err := eval.All(t.Context(), n, tags)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range hosts {
+			got = append(got, string(r.Bytes()))
+		}
+		want := []string{`{"nx":1,"kind":"host","name":"a"}`, `{"nx":1,"kind":"host","name":"b"}`, `{"nx":1,"kind":"host","name":"broken"}`}
+		if tags {
+			want[1] = `{"nx":1,"kind":"host","name":"b","tags":["a","x"]}`
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("All with tags %v\n got %q\nwant %q", tags, got, want)
+		}
+	}
+}
