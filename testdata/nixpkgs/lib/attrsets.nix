@@ -25,7 +25,6 @@ rec {
   mapAttrsToList = f: set: map (name: f name set.${name}) (attrNames set);
   attrsToList = mapAttrsToList nameValuePair;
   concatMapAttrs = f: set: builtins.foldl' (a: b: a // b) { } (attrValues (mapAttrs f set));
-  concatMapAttrsStringSep = sep: f: set: builtins.concatStringsSep sep (mapAttrsToList f set);
   filterAttrs = pred: set:
     removeAttrs set (builtins.filter (name: !(pred name set.${name})) (attrNames set));
   filterAttrsRecursive = pred: set:
@@ -71,12 +70,9 @@ rec {
   cartesianProduct = sets:
     builtins.foldl' (acc: name: builtins.concatMap (row: map (v: row // { ${name} = v; }) sets.${name}) acc)
       [ { } ] (attrNames sets);
-  cartesianProductOfSets = cartesianProduct;
+  isDerivation = v: v.type or null == "derivation";
   recurseIntoAttrs = set: set // { recurseForDerivations = true; };
   dontRecurseIntoAttrs = set: set // { recurseForDerivations = false; };
-  unionOfDisjoint = a: b:
-    let both = intersectAttrs a b;
-    in a // b // mapAttrs (name: _: throw "unionOfDisjoint: collision on ${name}") both;
 
   getOutput = output: package:
     if package.outputUnspecified or true then package.${output} or package.out or package else package;
@@ -96,14 +92,4 @@ rec {
       };
     in
     self;
-
-  toKeyValue = { mkKeyValue ? (k: v: "${k}=${lib.toValueString v}"), listsAsDuplicateKeys ? false, indent ? "" }: set:
-    builtins.concatStringsSep "" (builtins.concatMap
-      (k: map (v: "${indent}${mkKeyValue k v}\n")
-        (if listsAsDuplicateKeys && builtins.isList set.${k} then set.${k} else [ set.${k} ]))
-      (attrNames set));
-  toINI = { mkSectionName ? (n: lib.escape [ "[" "]" ] n), mkKeyValue ? (k: v: "${k}=${lib.toValueString v}"), listsAsDuplicateKeys ? false }: sections:
-    builtins.concatStringsSep "\n" (mapAttrsToList
-      (n: s: "[${mkSectionName n}]\n" + toKeyValue { inherit mkKeyValue listsAsDuplicateKeys; } s)
-      sections);
 }

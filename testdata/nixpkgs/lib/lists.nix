@@ -52,8 +52,6 @@ rec {
   crossLists = f: foldl (fs: args: concatMap (f: map f args) fs) [ f ];
   sortOn = f: list: map (x: elemAt x 1) (sort (a: b: head a < head b) (map (x: [ (f x) x ]) list));
   naturalSort = sort (a: b: builtins.compareVersions a b < 0);
-  hasPrefixList = prefix: list: take (length prefix) list == prefix;
-  listToAttrs = builtins.listToAttrs;
   compareLists = cmp: a: b:
     if a == [ ] then (if b == [ ] then 0 else -1)
     else if b == [ ] then 1

@@ -4,7 +4,56 @@
 { lib }:
 let
   inherit (builtins) addErrorContext attrNames concatMap filter foldl' head isAttrs length mapAttrs;
-  inherit (lib) concatStringsSep isFunction isOption optional setAttrByPath showDefs showFiles showOption;
+  inherit (lib) concatStringsSep isFunction isOption optional setAttrByPath showFiles showOption;
+  inherit (lib.options) showDefs;
+
+  # What is said of the first definition that has no option, with the names
+  # nearby that were perhaps meant.
+  unmatchedMessage = prefix: options: def:
+    let
+      siblings = attrNames (lib.attrByPath (lib.init def.prefix) { } options);
+      candidates = if length def.prefix == 1 then lib.remove "_module" siblings else siblings;
+      near = lib.take 3 (lib.sortOn (lib.strings.levenshtein (lib.last def.prefix)) candidates);
+      quoted = map (name: "`${showOption (lib.init (prefix ++ def.prefix) ++ [ name ])}'") near;
+      suggestion =
+        if near == [ ] then ""
+        else if length near == 1 then "\n\nDid you mean ${head quoted}?"
+        else "\n\nDid you mean ${concatStringsSep ", " (lib.init quoted)} or ${lib.last quoted}?";
+      base = "The option `${showOption (prefix ++ def.prefix)}' does not exist. Definition values:${showDefs [ def ]}${suggestion}";
+    in
+    if attrNames options != [ "_module" ] then base
+    else if prefix == [ ] then
+      base + "\n\nIt seems as if you're trying to declare an option by placing it into `config' rather than `options'!\n"
+    else
+      base + ''
+
+
+        However there are no options defined in `${showOption prefix}'. Are you sure you've
+        declared your options properly? This can happen if you e.g. declared your options in `types.submodule'
+        under `config' rather than `options'.
+      '';
+
+  noOptionMessage = loc: decl:
+    "In module ${decl._file}: expected an option declaration at option path `${showOption loc}` but got an attribute set with type ${decl.options._type}"
+    + lib.optionalString (decl.options._type == "option-type") ("\n\n" + ''
+      When declaring an option, you must wrap the type in a `mkOption` call. It should look somewhat like:
+          ${lib.optionalString (length loc > 1) "\n    # ${showOption loc}"}
+          ${lib.strings.escapeNixIdentifier (lib.last loc)} = lib.mkOption {
+            description = ...;
+            type = <the type you wrote for ${lib.strings.escapeNixIdentifier (lib.last loc)}>;
+            ...
+          };
+    '');
+  showRawDecls = loc: decls:
+    concatStringsSep "\n" (lib.sort lib.lessThan (concatMap (d: map
+      (name: " - option(s) with prefix `${showOption (loc ++ [ name ])}' in module `${d._file}'")
+      (attrNames d.options)) decls));
+
+  # Arguments that args lacks come from _module.args, each only when it is used.
+  applyModuleArgs = key: f: args@{ config, ... }:
+    f (args // mapAttrs (name: _:
+      addErrorContext ''while evaluating the module argument `${name}' in "${key}":''
+        (args.${name} or config._module.args.${name})) (lib.functionArgs f));
 in
 rec {
   evalModules =
@@ -80,32 +129,6 @@ rec {
       inherit extendModules type class;
     };
 
-  # What is said of the first definition that has no option, with the names
-  # nearby that were perhaps meant.
-  unmatchedMessage = prefix: options: def:
-    let
-      siblings = attrNames (lib.attrByPath (lib.init def.prefix) { } options);
-      candidates = if length def.prefix == 1 then lib.remove "_module" siblings else siblings;
-      near = lib.take 3 (lib.sortOn (lib.levenshtein (lib.last def.prefix)) candidates);
-      quoted = map (name: "`${showOption (lib.init (prefix ++ def.prefix) ++ [ name ])}'") near;
-      suggestion =
-        if near == [ ] then ""
-        else if length near == 1 then "\n\nDid you mean ${head quoted}?"
-        else "\n\nDid you mean ${concatStringsSep ", " (lib.init quoted)} or ${lib.last quoted}?";
-      base = "The option `${showOption (prefix ++ def.prefix)}' does not exist. Definition values:${showDefs [ def ]}${suggestion}";
-    in
-    if attrNames options != [ "_module" ] then base
-    else if prefix == [ ] then
-      base + "\n\nIt seems as if you're trying to declare an option by placing it into `config' rather than `options'!\n"
-    else
-      base + ''
-
-
-        However there are no options defined in `${showOption prefix}'. Are you sure you've
-        declared your options properly? This can happen if you e.g. declared your options in `types.submodule'
-        under `config' rather than `options'.
-      '';
-
   # Every module that imports reach, each key once, without the disabled ones.
   collectModules = class: modulesPath: initial: args:
     let
@@ -116,7 +139,7 @@ rec {
           else if m._type == "if" || m._type == "override" then load file key { config = m; }
           else if m._type == "configuration" then
             throw "Could not load a value as a module, because it is of type \"configuration\", in file ${file}."
-          else throw "Could not load a value as a module, because it is of type ${lib.escapeNixString m._type}, in file ${file}."
+          else throw "Could not load a value as a module, because it is of type ${lib.strings.escapeNixString m._type}, in file ${file}."
         else if builtins.isList m then
           throw "Module imports can't be nested lists. Perhaps you meant to remove one level of lists? Definitions: ${showDefs [ { inherit file; value = m; } ]}"
         else
@@ -124,7 +147,7 @@ rec {
           unifyModuleSyntax path path (if isFunction loaded then applyModuleArgs path loaded args else loaded);
       checkClass = m:
         if class == null || m._class == null || m._class == class then m
-        else throw "The module `${m._file}' (class: ${lib.escapeNixString m._class}) cannot be imported into a module evaluation that expects class ${lib.escapeNixString class}.";
+        else throw "The module `${m._file}' (class: ${lib.strings.escapeNixString m._class}) cannot be imported into a module evaluation that expects class ${lib.strings.escapeNixString class}.";
       structure = file: key: modules:
         let
           nodes = lib.imap1 (n: m:
@@ -143,7 +166,7 @@ rec {
       tree = structure lib.unknownModule "" initial;
       disabledKey = { _file, d }:
         if builtins.isString d then (if lib.hasPrefix "/" d then d else "${toString modulesPath}/${d}")
-        else if lib.isConvertibleWithToString d then toString d
+        else if lib.strings.isConvertibleWithToString d then toString d
         else if d ? key then d.key
         else throw "Module `${_file}` contains a disabledModules item that is an attribute set, presumably a module, that does not have a `key` attribute.";
       disabledKeys = map disabledKey tree.disabled;
@@ -184,12 +207,6 @@ rec {
     };
   setDefaultModuleLocation = file: m: { _file = file; imports = [ m ]; };
   importApply = path: arg: setDefaultModuleLocation path (import path arg);
-
-  # Arguments that args lacks come from _module.args, each only when it is used.
-  applyModuleArgs = key: f: args@{ config, ... }:
-    f (args // mapAttrs (name: _:
-      addErrorContext ''while evaluating the module argument `${name}' in "${key}":''
-        (args.${name} or config._module.args.${name})) (lib.functionArgs f));
 
   mergeModules = prefix: modules:
     mergeModules' prefix modules
@@ -258,22 +275,6 @@ rec {
         else builtins.concatLists (lib.mapAttrsToList
           (name: map (def: def // { prefix = [ name ] ++ def.prefix or [ ]; })) unmatchedByName);
     };
-  noOptionMessage = loc: decl:
-    "In module ${decl._file}: expected an option declaration at option path `${showOption loc}` but got an attribute set with type ${decl.options._type}"
-    + lib.optionalString (decl.options._type == "option-type") ("\n\n" + ''
-      When declaring an option, you must wrap the type in a `mkOption` call. It should look somewhat like:
-          ${lib.optionalString (length loc > 1) "\n    # ${showOption loc}"}
-          ${lib.escapeNixIdentifier (lib.last loc)} = lib.mkOption {
-            description = ...;
-            type = <the type you wrote for ${lib.escapeNixIdentifier (lib.last loc)}>;
-            ...
-          };
-    '');
-  showRawDecls = loc: decls:
-    concatStringsSep "\n" (lib.sort lib.lessThan (concatMap (d: map
-      (name: " - option(s) with prefix `${showOption (loc ++ [ name ])}' in module `${d._file}'")
-      (attrNames d.options)) decls));
-
   # Several declarations of one option: their types merge, the rest may be
   # said only once.
   mergeOptionDecls = loc: foldl' (res: opt:
@@ -385,7 +386,6 @@ rec {
   mkOptionDefault = mkOverride 1500;
   mkDefault = mkOverride 1000;
   defaultOverridePriority = 100;
-  defaultPriority = defaultOverridePriority;
   mkImageMediaOverride = mkOverride 60;
   mkForce = mkOverride 50;
   mkVMOverride = mkOverride 10;
@@ -423,7 +423,7 @@ rec {
     use = builtins.trace "Obsolete option `${showOption from}' is used. It was renamed to `${showOption to}'.";
   };
   mkRenamedOptionModuleWith = { from, to, sinceRelease }:
-    let warn = lib.isInOldestRelease sinceRelease; in
+    let warn = lib.oldestSupportedReleaseIsAtLeast sinceRelease; in
     doRename {
       inherit from to warn;
       visible = false;

@@ -1,5 +1,15 @@
 # Declarations of options, and the words that messages use for them.
 { lib }:
+let
+  showOverrideHint = "Use `lib.mkForce value` or `lib.mkDefault value` to change the priority on any of these definitions.";
+
+  # The value, with nothing below the given depth evaluated.
+  limitDepth = depth: v:
+    if depth == 0 && (builtins.isAttrs v || builtins.isList v) then "<unevaluated>"
+    else if builtins.isList v then map (limitDepth (depth - 1)) v
+    else if builtins.isAttrs v && !(lib.isDerivation v) && !(v ? __functor) then builtins.mapAttrs (_: limitDepth (depth - 1)) v
+    else v;
+in
 rec {
   unknownModule = "<unknown-file>";
   isOption = lib.isType "option";
@@ -36,9 +46,7 @@ rec {
 
   # Only documentation reads these.
   literalExpression = text: { _type = "literalExpression"; inherit text; };
-  literalExample = literalExpression;
   literalMD = text: { _type = "literalMD"; inherit text; };
-  mdDoc = lib.id;
 
   getValues = map (x: x.value);
   getFiles = map (x: x.file);
@@ -69,31 +77,24 @@ rec {
         throw "The option `${showOption loc}' has conflicting definition values:${showDefs [ first def ]}\n${showOverrideHint}"
       else first) first (builtins.tail defs)).value;
 
-  showOverrideHint = "Use `lib.mkForce value` or `lib.mkDefault value` to change the priority on any of these definitions.";
-
   # foo.bar."baz.qux"; placeholders of documentation stay as they are.
   showOption = parts:
     let
       show = part:
-        if part == "*" || builtins.match "<.*>" part != null then part else lib.escapeNixIdentifier part;
+        if part == "*" || builtins.match "<.*>" part != null then part else lib.strings.escapeNixIdentifier part;
     in
     lib.concatMapStringsSep "." show parts;
   showFiles = lib.concatMapStringsSep " and " (f: "`${f}'");
   showDefs = lib.concatMapStrings (def:
     let
       shown = builtins.tryEval (
-        let text = lib.toPretty { } (limitDepth 10 def.value); in builtins.deepSeq text text
+        let text = lib.generators.toPretty { } (limitDepth 10 def.value); in builtins.deepSeq text text
       );
       lines = lib.splitString "\n" shown.value;
       value = lib.concatStringsSep "\n    " (lib.take 5 lines ++ lib.optional (lib.length lines > 5) "...");
     in
     "\n- In `${def.file}'" + lib.optionalString shown.success
       (if lib.length lines > 1 then ":\n    ${value}" else ": ${value}"));
-  limitDepth = depth: v:
-    if depth == 0 && (builtins.isAttrs v || builtins.isList v) then "<unevaluated>"
-    else if builtins.isList v then map (limitDepth (depth - 1)) v
-    else if builtins.isAttrs v && !(lib.isDerivation v) && !(v ? __functor) then builtins.mapAttrs (_: limitDepth (depth - 1)) v
-    else v;
   showOptionWithDefLocs = opt: ''
     ${showOption opt.loc}, with values defined in:
     ${lib.concatMapStringsSep "\n" (file: "  - ${file}") opt.files}

@@ -2,8 +2,8 @@
 { lib }:
 rec {
   inherit (builtins)
-    compareVersions concatStringsSep elemAt fromJSON hashString isString match parseDrvName
-    readFile replaceStrings split splitVersion storeDir stringLength substring tail toJSON toString
+    compareVersions concatStringsSep elemAt fromJSON isString match parseDrvName
+    readFile replaceStrings split storeDir stringLength substring tail toJSON
     unsafeDiscardStringContext;
 
   concatStrings = concatStringsSep "";
@@ -40,7 +40,7 @@ rec {
     in if match "[[:alnum:],._+:@%/-]+" s == null then "'${replaceStrings [ "'" ] [ "'\\''" ] s}'" else s;
   escapeShellArgs = concatMapStringsSep " " escapeShellArg;
   isValidPosixName = name: match "[a-zA-Z_][a-zA-Z0-9_]*" name != null;
-  toShellVar = name: value: "${name}=${escapeShellArg (toValueString value)}";
+  toShellVar = name: value: "${name}=${escapeShellArg (lib.generators.mkValueStringDefault { } value)}";
   escapeNixString = s: escape [ "$" ] (builtins.toJSON s);
   escapeNixIdentifier = s:
     if match "[a-zA-Z_][a-zA-Z0-9_'-]*" s != null && !(builtins.elem s [ "assert" "else" "if" "in" "inherit" "let" "or" "rec" "then" "with" ])
@@ -94,11 +94,6 @@ rec {
   isConvertibleWithToString = x:
     builtins.elem (builtins.typeOf x) [ "path" "string" "null" "int" "float" "bool" ]
     || (builtins.isList x && lib.all isConvertibleWithToString x) || isStringLike x;
-  isCoercibleToString = isConvertibleWithToString;
-  hasContext = builtins.hasContext;
-  cleanSource = src: builtins.filterSource
-    (path: _: !(builtins.elem (baseNameOf path) [ ".git" ".svn" "CVS" ".hg" ])) src;
-
   # How many characters must be added, removed or changed to make b of a.
   levenshtein = a: b:
     let
@@ -112,35 +107,4 @@ rec {
         ]) [ (builtins.head row + 1) ] (lib.range 0 (builtins.length bs - 1));
     in
     lib.last (builtins.foldl' next (lib.range 0 (builtins.length bs)) as);
-
-  # A value as configuration files write it.
-  toValueString = v:
-    if builtins.isBool v then lib.boolToString v
-    else if builtins.isPath v || builtins.isInt v || isString v || v ? outPath then toString v
-    else if builtins.isFloat v then builtins.toJSON v
-    else if v == null then "null"
-    else throw "generators.mkValueStringDefault: this value is not supported: ${lib.toPretty { } v}";
-
-  # Shell fragments by name, { text, deps }, in the order of their deps.
-  textClosureList = predefined: names:
-    let
-      go = done: todo:
-        if todo == [ ] then { inherit done; result = [ ]; }
-        else
-          let
-            entry = builtins.head todo;
-            rest = builtins.tail todo;
-            text = predefined.${entry} or (throw "the script snippet '${entry}' is a dependency, but it does not exist");
-            deps = go (done // { ${entry} = 1; }) text.deps;
-            after = go deps.done rest;
-          in
-          if done ? ${entry} then go done rest
-          else { inherit (after) done; result = deps.result ++ [ text.text ] ++ after.result; };
-    in
-    (go { } names).result;
-  textClosureMap = f: predefined: names: concatStringsSep "\n" (map f (textClosureList predefined names));
-  noDepEntry = text: { inherit text; deps = [ ]; };
-  fullDepEntry = text: deps: { inherit text deps; };
-  packEntry = deps: { inherit deps; text = ""; };
-  stringAfter = deps: text: { inherit text deps; };
 }

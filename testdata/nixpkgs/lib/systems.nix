@@ -9,7 +9,7 @@ let
   };
   fromConfig = config:
     let found = lib.filter (system: known.${system}.config == config) (lib.attrNames known);
-    in if found == [ ] then throw "the stand-in nixpkgs knows no platform with config ${lib.escapeNixString config}" else lib.head found;
+    in if found == [ ] then throw "the stand-in nixpkgs knows no platform with config ${lib.strings.escapeNixString config}" else lib.head found;
 in
 rec {
   flakeExposed = lib.attrNames known;
@@ -22,7 +22,7 @@ rec {
       given = if lib.isAttrs spec then spec else { system = spec; };
       system = given.system or (fromConfig given.config);
       cpu = lib.head (lib.splitString "-" system);
-      facts = known.${system} or (throw "the stand-in nixpkgs knows no platform ${lib.escapeNixString system}");
+      facts = known.${system} or (throw "the stand-in nixpkgs knows no platform ${lib.strings.escapeNixString system}");
       isA = lib.genAttrs [ "isx86_64" "isAarch64" "isi686" "isAarch32" "isDarwin" "isWindows" ] (_: false);
     in
     isA // {

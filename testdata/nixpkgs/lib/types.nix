@@ -2,7 +2,8 @@
 { lib }:
 let
   inherit (builtins) elem elemAt filter head isAttrs isBool isFloat isInt isList isString length mapAttrs;
-  inherit (lib) all any concatMapStringsSep getFiles isFunction showDefs showFiles showOption;
+  inherit (lib) all any concatMapStringsSep getFiles isFunction showFiles showOption;
+  inherit (lib.options) showDefs;
   inherit (lib.modules) evalModules mergeDefinitions;
 
   defaultTypeMerge = f: g:
@@ -119,7 +120,7 @@ rec {
     (x: isString x && builtins.match "[^\n\r]*\n?" x != null)
     (loc: defs: lib.removeSuffix "\n" (lib.mergeEqualOption loc defs));
   strMatching = pattern:
-    simple "strMatching ${lib.escapeNixString pattern}" "string matching the pattern ${pattern}"
+    simple "strMatching ${lib.strings.escapeNixString pattern}" "string matching the pattern ${pattern}"
       (x: isString x && builtins.match pattern x != null) lib.mergeEqualOption // rec {
       functor = functorOf "strMatching" // {
         type = p: strMatching p.pattern;
@@ -352,7 +353,7 @@ rec {
     };
   attrTag = tags: mkOptionType {
     name = "attrTag";
-    description = "attribute-tagged union with choices: ${concatMapStringsSep ", " lib.escapeNixIdentifier (builtins.attrNames tags)}";
+    description = "attribute-tagged union with choices: ${concatMapStringsSep ", " lib.strings.escapeNixIdentifier (builtins.attrNames tags)}";
     descriptionClass = "noun";
     check = v: isAttrs v && length (builtins.attrNames v) == 1 && tags ? ${head (builtins.attrNames v)};
     merge = loc: defs:

@@ -19,10 +19,18 @@ let
     "org.nixos.specialisation.v1" = { };
   };
 
+  preSwitchCheck = lib.concatStrings (lib.mapAttrsToList (name: text: ''
+    # pre-switch check ${name}
+    (
+      ${text}
+    ) || { echo "Pre-switch check '${name}' failed" >&2; exit 1; }
+  '') config.system.preSwitchChecks);
+
   toplevel = pkgs.runCommand "nixos-system-${config.system.name}-${nixos.label}" ({
     inherit (config.system) extraDependencies;
     activationScript = config.system.activationScripts.script;
-    inherit (config.system) dryActivationScript preSwitchCheck;
+    inherit (config.system) dryActivationScript;
+    inherit preSwitchCheck;
     inherit (config.system.build) installBootLoader;
     passAsFile = [ "activationScript" "dryActivationScript" "preSwitchCheck" ] ++ lib.optional isMachine "bootspec";
   } // lib.optionalAttrs isMachine { bootspec = builtins.toJSON bootspec; }) ''
@@ -86,20 +94,7 @@ in
       default = { };
       description = "Shell scripts, given the system and the action; one that fails prevents the switch.";
     };
-    preSwitchCheck = mkOption {
-      type = types.lines;
-      internal = true;
-      description = "All pre-switch checks as one script.";
-    };
   };
 
-  config.system = {
-    preSwitchCheck = lib.concatStrings (lib.mapAttrsToList (name: text: ''
-      # pre-switch check ${name}
-      (
-        ${text}
-      ) || { echo "Pre-switch check '${name}' failed" >&2; exit 1; }
-    '') config.system.preSwitchChecks);
-    build.toplevel = lib.checkAssertWarn config.assertions config.warnings toplevel;
-  };
+  config.system.build.toplevel = lib.asserts.checkAssertWarn config.assertions config.warnings toplevel;
 }

@@ -66,7 +66,7 @@ let
       X-Restart-Triggers = map toString u.restartTriggers;
     } // u.unitConfig
   );
-  command = name: kind: text: "${pkgs.writeShellScript "unit-script-${lib.sanitizeDerivationName name}-${kind}" "set -e\n${text}"}";
+  command = name: kind: text: "${pkgs.writeShellScript "unit-script-${lib.strings.sanitizeDerivationName name}-${kind}" "set -e\n${text}"}";
   serviceSection = name: s:
     let
       scripts = lib.filterAttrs (_: c: c.text != "") {

@@ -45,7 +45,7 @@ let
   });
   # A file of the store, by a derivation only where the text refers to one.
   storeText = name: text:
-    let safe = lib.sanitizeDerivationName name; in
+    let safe = lib.strings.sanitizeDerivationName name; in
     if builtins.hasContext text then pkgs.writeText safe text else builtins.toFile safe text;
 in
 {
