@@ -45,7 +45,7 @@ type item struct {
 // A request is what nix/main.nix reads.
 type request struct {
 	Mark       string            `json:"mark"`   // what an answer begins with
-	Answer     string            `json:"answer"` // what to say of machines: an attribute of nix/nixops.nix
+	Answer     string            `json:"answer"` // what to say of machines and resources: an attribute of nix/nixops.nix
 	Items      []item            `json:"items"`
 	Files      []string          `json:"files"`
 	Deployment map[string]string `json:"deployment"`

@@ -126,43 +126,41 @@ func (n *Network) Describe(ctx context.Context, facts Facts) (*Description, erro
 		Machines:  make([]Machine, len(about.Machines)),
 		Resources: make([]Resource, len(about.Resources))}
 
-	// Most machines need none of NixOS' modules to say where they are; those
-	// that do are asked again with all of them.
-	index := map[string]int{}
 	var items, again []item
+	index := map[item]int{}
 	for i, name := range about.Machines {
-		index[name] = i
-		items = append(items, item{Kind: "machine", Name: name})
+		it := item{Kind: "machine", Name: name}
+		items, index[it] = append(items, it), i
 	}
-	machine := func(it item, answer []byte, err error) {
-		m := &d.Machines[index[it.Name]]
-		*m = Machine{Name: it.Name, Err: err}
-		if err == nil {
-			m.Err = json.Unmarshal(answer, m)
+	for i, r := range about.Resources {
+		it := item{Kind: "resource", Type: r.Type, Name: r.Name}
+		items, index[it] = append(items, it), i
+	}
+	take := func(it item, answer []byte, err error) {
+		if it.Kind == "resource" {
+			r := Resource{Type: it.Type, Name: it.Name, Err: err}
+			if err == nil {
+				r.Err = json.Unmarshal(answer, &r)
+			}
+			d.Resources[index[it]] = r
+			return
 		}
+		m := Machine{Name: it.Name, Err: err}
+		if err == nil {
+			m.Err = json.Unmarshal(answer, &m)
+		}
+		d.Machines[index[it]] = m
 	}
+	// Most need none of NixOS' modules to say where they are; those that do are
+	// asked again with all of them.
 	s.ask(ctx, "describe", items, func(it item, answer []byte, err error) {
 		if err != nil {
 			again = append(again, it)
 			return
 		}
-		machine(it, answer, err)
+		take(it, answer, nil)
 	})
-	s.ask(ctx, "describeFully", again, machine)
-
-	items = nil
-	for _, r := range about.Resources {
-		items = append(items, item{Kind: "resource", Type: r.Type, Name: r.Name})
-	}
-	i := 0
-	s.ask(ctx, "", items, func(it item, answer []byte, err error) {
-		r := &d.Resources[i]
-		*r = Resource{Type: it.Type, Name: it.Name, Err: err}
-		if err == nil {
-			r.Err = json.Unmarshal(answer, r)
-		}
-		i++
-	})
+	s.ask(ctx, "describeFully", again, take)
 	return d, ctx.Err()
 }
 

@@ -431,6 +431,7 @@ func TestDescribe(t *testing.T) {
 	file := write(t, `{
 		resources.sshKeyPairs.key = { };
 		resources.ec2KeyPairs.pair = { lib, ... }: { region = lib.mkDefault "eu-west-1"; };
+		resources.ec2KeyPairs.deep = { nodes, ... }: { ssh = nodes.deep.config.services.openssh.enable; };
 		resources.broken.one = throw "no such thing";
 		simple = { resources, ... }: {
 			boot.isContainer = true;
@@ -483,6 +484,7 @@ func TestDescribe(t *testing.T) {
 		}
 		want := []string{
 			`broken.one  error`,
+			`ec2KeyPairs.deep {"name":"charon-` + d.UUID + `-deep","ssh":true} fine`,
 			`ec2KeyPairs.pair {"name":"charon-` + d.UUID + `-pair","region":"eu-west-1"} fine`,
 			`sshKeyPairs.key {"name":"nixops-` + d.UUID + `-key"} fine`,
 		}

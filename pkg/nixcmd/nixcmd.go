@@ -3,12 +3,9 @@
 package nixcmd
 
 import (
-	"bufio"
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -53,36 +50,41 @@ func (n *Nix) Instantiate(ctx context.Context, args []string, line func(string))
 
 // follow runs cmd and hands each line of its standard error to line.
 func follow(cmd *exec.Cmd, line func(string)) error {
-	stderr, err := cmd.StderrPipe()
+	// A writer rather than a pipe that is read here: what a command left behind,
+	// such as an ssh master, may hold its standard error open, and then WaitDelay ends it.
+	stderr := &lineWriter{line: line}
+	cmd.Stderr = stderr
+	err := cmd.Run()
+	stderr.close()
 	if err != nil {
-		return fmt.Errorf("run %s: %w", cmd.Args[0], err)
-	}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("run %s: %w", cmd.Args[0], err)
-	}
-	readErr := eachLine(stderr, line)
-	if err := cmd.Wait(); err != nil {
 		return fmt.Errorf("%s: %w", cmd.Args[0], err)
-	}
-	if readErr != nil {
-		return fmt.Errorf("read %s: %w", cmd.Args[0], readErr)
 	}
 	return nil
 }
 
-func eachLine(r io.Reader, line func(string)) error {
-	lines := bufio.NewReaderSize(r, 64<<10)
+// A lineWriter cuts what is written to it into lines.
+type lineWriter struct {
+	rest []byte
+	line func(string)
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.rest = append(w.rest, p...)
 	for {
-		s, err := lines.ReadString('\n')
-		if s != "" {
-			line(strings.TrimSuffix(s, "\n"))
+		i := bytes.IndexByte(w.rest, '\n')
+		if i < 0 {
+			return len(p), nil
 		}
-		switch {
-		case err == io.EOF, errors.Is(err, os.ErrClosed):
-			return nil
-		case err != nil:
-			return err
-		}
+		w.line(string(w.rest[:i]))
+		w.rest = w.rest[i+1:]
+	}
+}
+
+// close hands over a last line without its newline.
+func (w *lineWriter) close() {
+	if len(w.rest) > 0 {
+		w.line(string(w.rest))
+		w.rest = nil
 	}
 }
 

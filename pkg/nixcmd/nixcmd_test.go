@@ -269,3 +269,17 @@ func FuzzParseOutputs(f *testing.F) {
 		}
 	})
 }
+
+func TestLineWriter(t *testing.T) {
+	var got []string
+	w := &lineWriter{line: func(s string) { got = append(got, s) }}
+	for _, s := range []string{"a", "b\n\nc", "", "\nd"} {
+		if n, err := w.Write([]byte(s)); n != len(s) || err != nil {
+			t.Errorf("Write(%q) = %d, %v", s, n, err)
+		}
+	}
+	w.close()
+	if want := []string{"ab", "", "c", "d"}; !slices.Equal(got, want) {
+		t.Errorf("lines %q, want %q", got, want)
+	}
+}

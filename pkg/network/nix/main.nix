@@ -18,8 +18,8 @@ let
 
   answers = {
     network = _: network.about;
-    machine = item: network.${request.answer} item.name;
-    resource = item: network.resource item.type item.name;
+    machine = item: network.machine.${request.answer} item.name;
+    resource = item: network.resource.${request.answer} item.type item.name;
   };
 
   # An answer may hold strings that refer to the store; only their text matters.

@@ -177,19 +177,10 @@ let
           alwaysActivate hasFastConnection owners;
       } // lib.filterAttrs (provider: value: elem provider providers && value != { }) cfg);
     };
-in
-{
-  about = {
-    description = settings.description or "Unnamed NixOps network";
-    enableRollback = settings.enableRollback or false;
-    nixpkgs = toString nixpkgs;
-    machines = machineNames;
-    resources = concatLists (attrValues (mapAttrs
-      (type: set: map (name: { inherit type name; }) (attrNames set)) resourceDefinitions));
-  };
 
-  describe = describe light.machine;
-  describeFully = describe full.machine;
+  describeResource = resources: type: name: {
+    config = plain (removeAttrs resources.${type}.${name} [ "_type" "_name" ]);
+  };
 
   # One evaluation gives the derivation and what the later stages need to know.
   # No contents of a key and no passphrase is among it.
@@ -207,6 +198,24 @@ in
         keys = mapAttrs (_: key: { inherit (key) destDir user group permissions; }) cfg.keys;
       };
     };
+in
+{
+  about = {
+    description = settings.description or "Unnamed NixOps network";
+    enableRollback = settings.enableRollback or false;
+    nixpkgs = toString nixpkgs;
+    machines = machineNames;
+    resources = concatLists (attrValues (mapAttrs
+      (type: set: map (name: { inherit type name; }) (attrNames set)) resourceDefinitions));
+  };
 
-  resource = type: name: { config = plain (removeAttrs light.resources.${type}.${name} [ "_type" "_name" ]); };
+  machine = {
+    describe = describe light.machine;
+    describeFully = describe full.machine;
+    inherit system;
+  };
+  resource = {
+    describe = describeResource light.resources;
+    describeFully = describeResource full.resources;
+  };
 }
