@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,7 +24,7 @@ func makeDisk(disk, name string, opt Options) error {
 		return fmt.Errorf("make disk: %w", err)
 	}
 	for dir, mode := range map[string]fs.FileMode{
-		"etc/nix": 0o755, "etc/ssh/authorized_keys.d": 0o755,
+		"etc/alternatives": 0o755, "etc/nix": 0o755, "etc/ssh/authorized_keys.d": 0o755,
 		"nix/store": 0o755, "nix/var/nix/profiles": 0o755, "nix/var/nix/gcroots": 0o755,
 		"var/log": 0o755, "var/lib": 0o755, "var/empty": 0o755, "var/tmp": fs.ModeSticky | 0o777,
 		"root/.ssh": 0o700, "root": 0o700,
@@ -54,6 +53,7 @@ func makeDisk(disk, name string, opt Options) error {
 		"etc/os-release": "ID=nixos\nNAME=NixOS\nPRETTY_NAME=\"a host in namespaces that looks like NixOS\"\n",
 		"etc/nix/nix.conf": "build-users-group =\nsandbox = false\nsubstituters =\n" +
 			"experimental-features = nix-command flakes\n",
+		"etc/ld.so.cache":     "", // and alternatives: init.sh mounts this machine's
 		"etc/ssh/sshd_config": sshdConfig,
 	} {
 		if err := os.WriteFile(filepath.Join(tmp, file), []byte(text), 0o644); err != nil {
@@ -62,15 +62,6 @@ func makeDisk(disk, name string, opt Options) error {
 	}
 	if err := os.WriteFile(filepath.Join(tmp, "etc/shadow"), []byte("root:*:19000:0:99999:7:::\n"), 0o600); err != nil {
 		return fmt.Errorf("make disk: %w", err)
-	}
-	// The programs of /usr find their libraries and alternatives by these.
-	for _, shared := range []string{"/etc/ld.so.cache", "/etc/alternatives"} {
-		if _, err := os.Stat(shared); errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if out, err := exec.Command("/bin/cp", "-a", shared, filepath.Join(tmp, "etc")).CombinedOutput(); err != nil {
-			return fmt.Errorf("make disk: copy %s: %w: %s", shared, err, out)
-		}
 	}
 	if _, err := EnsureKey(filepath.Join(tmp, hostKeyFile), ""); err != nil {
 		return fmt.Errorf("make disk: %w", err)

@@ -18,7 +18,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sys/unix"
 
 	"nx/pkg/target"
@@ -30,7 +29,8 @@ import (
 //	mnt/           where it mounts its root, empty as seen from here
 //	console.log    what it said before sshd was there; disk/var/log/boot.log goes on
 //	running        locked by its supervisor
-//	pid, pid1      of the supervisor and of its pid 1, as seen from here
+//	pid, pid1      of the supervisor and of the host's pid 1, as seen from here
+//	booted         is there when init.sh has done its part
 //	*.sh           the scripts that it runs
 type Host struct {
 	Name    string
@@ -136,9 +136,19 @@ func (h *Host) boot(ctx context.Context, opt Options, authorized string, running
 	if err := os.MkdirAll(filepath.Join(h.dir, "mnt"), 0o755); err != nil {
 		return err
 	}
-	// By rename: the scripts of a host that ends just now are still being read.
+	// What a supervisor that was killed has left says nothing of the next boot.
+	for _, name := range []string{"pid", "pid1", "booted"} {
+		if err := os.RemoveAll(filepath.Join(h.dir, name)); err != nil {
+			return err
+		}
+	}
 	for name, text := range map[string][]byte{"supervise.sh": superviseScript, "init.sh": initScript} {
-		if err := renameio.WriteFile(filepath.Join(h.dir, name), text, 0o644, renameio.WithTempDir(h.dir)); err != nil {
+		file := filepath.Join(h.dir, name)
+		if err := os.WriteFile(file+".new", text, 0o644); err != nil {
+			return err
+		}
+		// By rename: the old one of a host that ends just now is still being read.
+		if err := os.Rename(file+".new", file); err != nil {
 			return err
 		}
 	}
@@ -242,7 +252,8 @@ func (h *Host) Running() (bool, error) {
 }
 
 // ready waits until sshd has said its banner. The kernel tells nobody when a port
-// is listened at, so it asks again and again, ever more slowly.
+// is listened at, so it asks again and again, ever more slowly; but not before the
+// host's interface is up, since an ARP request that is lost costs a second.
 func (h *Host) ready(ctx context.Context) error {
 	for pause := 2 * time.Millisecond; ; pause = min(2*pause, 50*time.Millisecond) {
 		r, err := h.lab.read()
@@ -250,7 +261,8 @@ func (h *Host) ready(ctx context.Context) error {
 			return err
 		}
 		last, known := r.Hosts[h.Name]
-		if known {
+		booted := h.booted()
+		if known && booted {
 			if err := banner(ctx, fmt.Sprintf("10.231.%d.%d:22", r.Net, last)); err == nil {
 				return nil
 			}
@@ -260,7 +272,7 @@ func (h *Host) ready(ctx context.Context) error {
 			return err
 		case !on:
 			return fmt.Errorf("%w: %s", errOff, h.console())
-		case known && h.booted() && !plugged(r.Net, last):
+		case known && booted && !plugged(r.Net, last):
 			return nil // cut off on purpose
 		}
 		select {
@@ -384,8 +396,13 @@ func (h *Host) off(ctx context.Context) error {
 			return err
 		}
 		supervisor, err := h.process("pid")
-		if errors.Is(err, errOff) {
-			continue
+		if errors.Is(err, errOff) { // somebody starts it just now
+			select {
+			case <-time.After(5 * time.Millisecond):
+				continue
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 		}
 		if err != nil {
 			return err

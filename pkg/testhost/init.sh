@@ -21,11 +21,18 @@ mkdir usr run proc sys dev old
 for link in bin sbin lib lib32 lib64 libx32; do
 	if [ -L "/$link" ]; then cp -P "/$link" "$link"; fi
 done
-mount --rbind /usr usr
-mount -o remount,bind,ro usr
 for d in "$disk"/*; do
 	mkdir "${d##*/}"
 	mount --bind "$d" "${d##*/}"
+done
+# /usr, and what its programs find libraries and each other by
+mount --rbind /usr usr
+mount -o remount,bind,ro usr
+for f in etc/ld.so.cache etc/alternatives; do
+	if [ -e "/$f" ] && [ -e "$f" ]; then
+		mount --bind "/$f" "$f"
+		mount -o remount,bind,ro "$f"
+	fi
 done
 mount -t tmpfs -o mode=755,size=64m run run
 mkdir run/sshd

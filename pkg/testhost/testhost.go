@@ -22,10 +22,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"time"
 
@@ -179,7 +181,8 @@ func (l *Lab) write(r *registry) error {
 	return nil
 }
 
-// change runs f while no other process changes this lab, and writes what f made of r.
+// change runs f while no other process changes this lab, and writes what f made of r
+// if that is anything new.
 func (l *Lab) change(ctx context.Context, f func(r *registry) error) error {
 	if err := os.MkdirAll(l.Dir, 0o755); err != nil {
 		return fmt.Errorf("make lab: %w", err)
@@ -202,8 +205,13 @@ func (l *Lab) change(ctx context.Context, f func(r *registry) error) error {
 			return err
 		}
 	}
+	before := *r
+	before.Hosts = maps.Clone(r.Hosts)
 	if err := f(r); err != nil {
 		return err
+	}
+	if reflect.DeepEqual(*r, before) {
+		return nil
 	}
 	return l.write(r)
 }
