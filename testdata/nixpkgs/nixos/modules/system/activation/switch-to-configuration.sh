@@ -4,11 +4,12 @@
 #
 # In order, messages and exit statuses this is the program of NixOS 26.11
 # (pkgs/by-name/sw/switch-to-configuration-ng): 0 done; 1 refused before
-# anything was changed; 2 the activation script failed; 3 systemd could not
-# reload its units or tmpfiles; 4 a unit failed; 100 a reboot is needed. It
-# dies as that one does, with the number of the last system error: 11 when
-# another switch holds the lock, 2 where there is no NixOS. Without a running
-# systemd it does not speak of units.
+# anything was changed; 2 the activation script failed; 4 a unit failed; 100 a
+# reboot is needed. 3, systemd could not reload its units or tmpfiles, is of its
+# predecessor in Perl. It dies as they do,
+# with the number of the last system error: 11 when another switch holds the
+# lock, 2 where there is no NixOS. Without a running systemd it does not speak of
+# units.
 set -u
 out='@out@'
 action=${1-}
@@ -103,7 +104,7 @@ if [ -d /run/systemd/system ]; then systemd=1; fi
 # add LIST UNIT
 add() { eval "$1=\$$1\$2'
 '"; }
-sorted() { printf '%s' "$1" | sort -fu; }
+sorted() { printf '%s\n' "$1" | grep . | sort -fu; }
 # show WORDS LIST: "WORDS a.service, b.service", unless there are none
 show() {
 	[ -z "$2" ] || say "$1 $(sorted "$2" | sed ':a;N;$!ba;s/\n/, /g')"
