@@ -443,6 +443,9 @@ func TestStandInToplevel(t *testing.T) {
 	if got := h.must(t, systems["container"]+"/sw/bin/hello"); got != "Hello, world!" {
 		t.Errorf("hello says %q", got)
 	}
+	if got := h.must(t, "PATH="+systems["container"]+"/sw/bin:$PATH nix-store --version"); !strings.HasPrefix(got, "nix-store (Nix) ") {
+		t.Errorf("nix-store says %q", got)
+	}
 	var boot struct {
 		V1 struct {
 			Toplevel, Init, Kernel, Initrd, System, Label string

@@ -14,9 +14,15 @@ let
       '') programs);
   };
   hosts = names: lib.genAttrs names (_: null);
-  # A host can have a Nix of its own beside the distribution's.
-  nixes = names: lib.genAttrs names (name:
-    "PATH=/opt/nix/bin:/usr/local/bin:/usr/bin:/bin exec ${name} \"$@\"");
+  # Nix is the host's own too, wherever its PATH finds that behind this package.
+  nixes = names: lib.genAttrs names (name: ''
+    IFS=:
+    for dir in $PATH /usr/local/bin /usr/bin; do
+      case $dir in /run/current-system/* | /nix/store/*) continue ;; esac
+      if [ -x "$dir/${name}" ]; then exec "$dir/${name}" "$@"; fi
+    done
+    echo "${name}: this host has no Nix of its own" >&2
+    exit 127'');
   daemon = name: { ${name} = "exec sleep infinity"; };
   linux = {
     kernel = final.runCommand "linux-6.18" { passthru.modDirVersion = "6.18.0"; } ''

@@ -6,10 +6,9 @@
 # (pkgs/by-name/sw/switch-to-configuration-ng): 0 done; 1 refused before
 # anything was changed; 2 the activation script failed; 4 a unit failed; 100 a
 # reboot is needed. 3, systemd could not reload its units or tmpfiles, is of its
-# predecessor in Perl. It dies as they do,
-# with the number of the last system error: 11 when another switch holds the
-# lock, 2 where there is no NixOS. Without a running systemd it does not speak of
-# units.
+# predecessor in Perl. It dies as they do, with the number of the last system
+# error: 11 when another switch holds the lock, 2 where there is no NixOS.
+# Without a running systemd it does not speak of units.
 set -u
 out='@out@'
 action=${1-}
