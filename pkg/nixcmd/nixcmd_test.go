@@ -283,3 +283,42 @@ func TestLineWriter(t *testing.T) {
 		t.Errorf("lines %q, want %q", got, want)
 	}
 }
+
+// A build's log as Nix 2.30 and later write it; older ones are run for real.
+func TestBuildLogOfLaterNix(t *testing.T) {
+	const drv = "/nix/store/00000000000000000000000000000000-x.drv"
+	var got error
+	b := newBuilds(&Nix{}, func(_, _ store.Path, err error) { got = err })
+	b.wanted[drv] = "/nix/store/00000000000000000000000000000000-x"
+	for _, line := range []string{
+		`@nix {"action":"start","fields":["` + drv + `","",1,1],"id":7,"level":3,"parent":0,"text":"building","type":105}`,
+		`@nix {"action":"result","fields":["\u001b[1mwhat went wrong\u001b[0m"],"id":7,"type":101}`,
+		`@nix {"action":"msg","level":0,"msg":"\u001b[31;1merror:\u001b[0m Cannot build '\u001b[35;1m` + drv + `\u001b[0m'.\n       Reason: \u001b[31;1mbuilder failed with exit code 3\u001b[0m.\n       Output paths:","raw_msg":"Cannot build '\u001b[35;1m` + drv + `\u001b[0m'.\nReason: \u001b[31;1mbuilder failed with exit code 3\u001b[0m.\nOutput paths:"}`,
+	} {
+		b.line(t.Context(), line)
+	}
+	var e *BuildError
+	if want := "build " + drv + ": Cannot build '" + drv + "': builder failed with exit code 3"; !errors.As(got, &e) || e.Error() != want || e.Log() != "what went wrong\n" {
+		t.Errorf("error %v, want %s", got, want)
+	}
+}
+
+// FuzzBuildLog: no line of a log makes the reader panic or report a derivation
+// that nobody wanted.
+func FuzzBuildLog(f *testing.F) {
+	for _, line := range []string{
+		`@nix {"action":"start","id":73645804224513,"level":0,"text":"","type":104}`,
+		`@nix {"action":"result","fields":[1,5,0,1],"id":73645804224513,"type":105}`,
+		`@nix {"action":"start","fields":["/nix/store/vic04254y9v90zapi7g20pg7ld5ffhk9-shared.drv","",1,1],"id":2,"level":3,"parent":0,"text":"","type":105}`,
+		`@nix {"action":"msg","column":null,"file":null,"level":0,"line":null,"msg":"","raw_msg":"\u001b[35;1m1\u001b[0m dependencies of derivation '\u001b[35;1m/nix/store/raq28w028pmqz3icvwmdn951ylz2lwva-mid.drv\u001b[0m' failed to build"}`,
+		`warning: Nix search path entry '/x' does not exist, ignoring`,
+	} {
+		f.Add(line)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		b := newBuilds(&Nix{}, func(drv, _ store.Path, err error) { t.Errorf("done(%q, %v)", drv, err) })
+		for _, line := range strings.Split(text, "\n") {
+			b.line(t.Context(), line)
+		}
+	})
+}

@@ -42,8 +42,7 @@ func (e errNoDerivation) Hint() string { return "run nx-eval again, on this mach
 // output "out" as soon as that is valid, or with the error of that derivation. The
 // returned error is of Nix as a whole; then some derivations were not done.
 func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out store.Path, err error)) error {
-	b := &builds{Nix: n, done: done, wanted: map[store.Path]store.Path{}, running: map[string]*activity{},
-		broken: map[store.Path]*activity{}, reasons: map[store.Path]string{}}
+	b := newBuilds(n, done)
 	var asked []store.Path
 	for _, drv := range drvs {
 		out, err := outOf(drv)
@@ -104,6 +103,11 @@ type builds struct {
 	broken  map[store.Path]*activity  // derivations that failed by themselves
 	reasons map[store.Path]string     // what Nix said of them
 	last    string                    // the last error
+}
+
+func newBuilds(n *Nix, done func(drv, out store.Path, err error)) *builds {
+	return &builds{Nix: n, done: done, wanted: map[store.Path]store.Path{}, running: map[string]*activity{},
+		broken: map[store.Path]*activity{}, reasons: map[store.Path]string{}}
 }
 
 // An activity is one derivation's build.
