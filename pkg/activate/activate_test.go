@@ -1,0 +1,667 @@
+package activate_test
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"nx/pkg/activate"
+	"nx/pkg/record"
+	"nx/pkg/remote"
+	"nx/pkg/store"
+	"nx/pkg/target"
+	"nx/pkg/testhost"
+)
+
+//go:embed testdata/switch-to-configuration
+var switchScript string
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// exec runs a script in the host, past its sshd.
+func exec(t testing.TB, h *testhost.Host, script string) string {
+	t.Helper()
+	out, err := h.Exec(context.Background(), script)
+	check(t, err)
+	return out
+}
+
+// addSystem adds a system named nixos-system-NAME to the host's store; files are
+// those that testdata/switch-to-configuration reads. NAME@ is a link to its text.
+func addSystem(t testing.TB, h *testhost.Host, name string, files map[string]string) store.Path {
+	t.Helper()
+	script := "set -e; d=$(mktemp -d)/nixos-system-" + name + "; mkdir -p $d/bin $d/sw/bin; cat > $d/bin/switch-to-configuration <<'EOF'\n" +
+		switchScript + "EOF\nchmod +x $d/bin/switch-to-configuration; : > $d/say\n"
+	for _, f := range slices.Sorted(maps.Keys(files)) {
+		if link, ok := strings.CutSuffix(f, "@"); ok {
+			script += fmt.Sprintf("ln -s %s $d/%s\n", files[f], link)
+			continue
+		}
+		script += fmt.Sprintf("cat > $d/%s <<'EOF'\n%s\nEOF\n", f, files[f])
+	}
+	p, err := store.Parse(strings.TrimSpace(exec(t, h, script+"nix-store --add $d")))
+	check(t, err)
+	exec(t, h, fmt.Sprintf("mkdir -p /nix/var/nix/gcroots/nx; ln -sfn %s %s", p, p.StagedRoot()))
+	return p
+}
+
+// hosts is a stream of host records.
+func hosts(rs ...*record.Record) iter.Seq2[*record.Record, error] {
+	return func(yield func(*record.Record, error) bool) {
+		for _, r := range rs {
+			if !yield(r, nil) {
+				return
+			}
+		}
+	}
+}
+
+func hostRecord(t testing.TB, h *testhost.Host, path store.Path) *record.Record {
+	t.Helper()
+	r, err := record.NewHost(h.Name)
+	check(t, err)
+	to := h.Target()
+	check(t, r.Set("target", map[string]any{"host": to.Host, "user": to.User, "hostKeys": to.HostKeys, "identityFile": to.IdentityFile}))
+	check(t, r.Set("storePath", path))
+	return r
+}
+
+func dial(ctx context.Context, to target.Target) (activate.Conn, error) {
+	d := remote.Dialer{Config: os.DevNull, AliveInterval: time.Second, AliveCount: 5}
+	c, err := d.Dial(ctx, to)
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// run activates path on h.
+func run(t testing.TB, h *testhost.Host, action activate.Action, path store.Path) *record.Record {
+	t.Helper()
+	a := activate.Activator{Action: action, Dial: dial}
+	return runWith(t, &a, hostRecord(t, h, path))
+}
+
+func runWith(t testing.TB, a *activate.Activator, r *record.Record) *record.Record {
+	t.Helper()
+	var got []*record.Record
+	check(t, a.Run(context.Background(), hosts(r), func(r *record.Record) { got = append(got, r) }))
+	if len(got) != 1 {
+		t.Fatalf("got %d records, want 1", len(got))
+	}
+	return got[0]
+}
+
+// state is what counts on a host, with systems by their names.
+type state struct {
+	running, profile, boot string
+	generations            int
+	calls                  string // what switch-to-configuration was called for since the last look
+	left                   string // markers that an activation did not finish
+	root                   bool   // the staged root is there
+}
+
+func look(t testing.TB, h *testhost.Host, p store.Path) state {
+	t.Helper()
+	f := strings.Split(exec(t, h, `
+name() { n=$(readlink -f "$1"); [ -e "$1" ] && echo "${n##*-}" || echo; }
+name /run/current-system
+name /nix/var/nix/profiles/system
+n=$(cat /boot/default 2> /dev/null); echo "${n##*-}"
+ls /nix/var/nix/profiles | grep -c 'system-.*-link'
+paste -sd, /var/log/calls 2> /dev/null || echo; rm -f /var/log/calls
+(ls -d /run/nx/pending /var/lib/nx/committing 2> /dev/null || :) | sed 's,.*/,,' | paste -sd,
+[ -L `+p.StagedRoot()+` ] && echo root || echo
+`), "\n")
+	s := state{running: f[0], profile: f[1], boot: f[2], calls: f[4], left: f[5], root: f[6] == "root"}
+	fmt.Sscan(f[3], &s.generations)
+	return s
+}
+
+// reset makes the system old the running one, the only generation and the default.
+func reset(t testing.TB, h *testhost.Host, old store.Path) {
+	t.Helper()
+	exec(t, h, fmt.Sprintf(`set -e
+rm -rf /nix/var/nix/profiles/system* /run/nx /var/lib/nx /var/log/calls /tmp/go
+nix-env -p /nix/var/nix/profiles/system --set %[1]s
+ln -sfn %[1]s /run/current-system
+echo %[1]s > /boot/default`, old))
+}
+
+func hint(r *record.Record) string {
+	var h interface{ Hint() string }
+	if errors.As(r.Cause(), &h) {
+		return h.Hint()
+	}
+	return ""
+}
+
+func startHost(t testing.TB) *testhost.Host {
+	t.Helper()
+	testhost.Need(t, "root", "nix")
+	return testhost.Start(t, 1)[0]
+}
+
+// Every exit status of every action leaves the host as the record says.
+func TestActions(t *testing.T) {
+	t.Run("Nix", func(t *testing.T) { testActions(t, startHost(t)) })
+	t.Run("newer Nix", func(t *testing.T) {
+		testhost.Need(t, "root", "nix-new")
+		h, err := testhost.NewLab(t).Start(context.Background(), "h1", testhost.Options{Nix: os.Getenv("NXTEST_NIX_NEW")})
+		check(t, err)
+		testActions(t, h)
+	})
+}
+
+func testActions(t *testing.T, h *testhost.Host) {
+	old := addSystem(t, h, "old", nil)
+	units := map[string]string{"say": "starting\nwarning: the following units failed: a.service, b.timer\nx a.service - A", "test": "4"}
+	asBefore := state{running: "old", profile: "old", boot: "old", generations: 1, root: true}
+	with := func(s state, f func(*state)) state { f(&s); return s }
+	for i, tt := range []struct {
+		name   string
+		action activate.Action
+		files  map[string]string
+		want   string // the record's activation without previous
+		err    string // text of the error; "" for none
+		hint   string
+		state  state
+	}{
+		{name: "switch", action: activate.Switch,
+			want:  `{"action":"switch","result":"activated","generation":2`,
+			state: state{running: "new", profile: "new", boot: "new", generations: 2, calls: "test new,boot new"}},
+		{name: "boot", action: activate.Boot,
+			want:  `{"action":"boot","result":"activated","rebootNeeded":true,"generation":2`,
+			state: state{running: "old", profile: "new", boot: "new", generations: 2, calls: "boot new"}},
+		{name: "test", action: activate.Test,
+			want:  `{"action":"test","result":"activated"`,
+			state: with(asBefore, func(s *state) { s.running, s.calls = "new", "test new" })},
+		{name: "dry-activate", action: activate.DryActivate, files: map[string]string{"say": "would activate"},
+			want: `{"action":"dry-activate","result":"dry"`, state: asBefore},
+		{name: "dry-activate fails", action: activate.DryActivate, files: map[string]string{"dry-activate": "1", "say": "cannot"},
+			want: `{"action":"dry-activate","result":"failed"`, err: "it was refused, and nothing was changed: cannot", state: asBefore},
+		{name: "switch, units failed", action: activate.Switch, files: units,
+			want:  `{"action":"switch","result":"failed","generation":2,"failedUnits":["a.service","b.timer"]`,
+			err:   "units failed: a.service, b.timer",
+			hint:  "the host runs the new system",
+			state: state{running: "new", profile: "new", boot: "new", generations: 2, calls: "test new,boot new", left: "pending"}},
+		{name: "test, units failed", action: activate.Test, files: units,
+			want:  `{"action":"test","result":"failed","failedUnits":["a.service","b.timer"]`,
+			err:   "units failed: a.service, b.timer",
+			state: with(asBefore, func(s *state) { s.running, s.calls, s.left = "new", "test new", "pending" })},
+		{name: "switch refused", action: activate.Switch, files: map[string]string{"test": "1", "say": "Pre-switch checks failed"},
+			want: `{"action":"switch","result":"failed","generation":1`, err: "nothing was changed: Pre-switch checks failed",
+			state: with(asBefore, func(s *state) { s.calls, s.left = "test new", "pending" })},
+		{name: "activation script fails", action: activate.Switch, files: map[string]string{"test": "2", "say": "Failed to run activate script"},
+			want: `{"action":"switch","result":"failed","generation":1`, err: "its activation script failed: Failed to run activate script",
+			hint:  "the boot default is still the old one",
+			state: with(asBefore, func(s *state) { s.running, s.calls, s.left = "new", "test new", "pending" })},
+		{name: "systemd cannot reload", action: activate.Switch, files: map[string]string{"test": "3"},
+			want: `{"action":"switch","result":"failed","generation":1`, err: "systemd could not reload", hint: "part old, part new",
+			state: with(asBefore, func(s *state) { s.calls, s.left = "test new", "pending" })},
+		{name: "needs a reboot", action: activate.Switch, files: map[string]string{"test": "100"},
+			want: `{"action":"switch","result":"failed","rebootNeeded":true,"generation":1`, err: "nothing was switched", hint: "nx-activate boot",
+			state: with(asBefore, func(s *state) { s.calls, s.left = "test new", "pending" })},
+		{name: "another status", action: activate.Switch, files: map[string]string{"test": "11", "say": "Could not acquire lock"},
+			want: `{"action":"switch","result":"failed","generation":1`, err: "switch-to-configuration: exit status 11: Could not acquire lock",
+			state: with(asBefore, func(s *state) { s.calls, s.left = "test new", "pending" })},
+		{name: "killed", action: activate.Switch, files: map[string]string{"test": "9"},
+			want: `{"action":"switch","result":"failed","generation":1`, err: "switch-to-configuration was ended by signal 9",
+			state: with(asBefore, func(s *state) { s.calls, s.left = "test new", "pending" })},
+		{name: "boot loader fails", action: activate.Switch, files: map[string]string{"boot": "1", "say": "no space left"},
+			want:  `{"action":"switch","result":"failed","generation":1`,
+			err:   "install the boot loader: exit status 1: no space left; profile and boot default are as before, the running system is the new one",
+			hint:  "is there room left",
+			state: with(asBefore, func(s *state) { s.running, s.calls = "new", "test new,boot new,boot old" })},
+		{name: "boot loader fails at boot", action: activate.Boot, files: map[string]string{"boot": "1"},
+			want:  `{"action":"boot","result":"failed","rebootNeeded":true,"generation":1`,
+			err:   "install the boot loader: exit status 1; profile and boot default are as before",
+			state: with(asBefore, func(s *state) { s.calls = "boot new,boot old" })},
+		{name: "a daemon stays", action: activate.Switch, files: map[string]string{"daemon": ""},
+			want:  `{"action":"switch","result":"activated","generation":2`,
+			state: state{running: "new", profile: "new", boot: "new", generations: 2, calls: "test new,boot new"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			reset(t, h, old)
+			files := map[string]string{"id": fmt.Sprint(i)} // else equal systems would be one path
+			maps.Copy(files, tt.files)
+			path := addSystem(t, h, "new", files)
+			r := run(t, h, tt.action, path)
+			want := tt.want + fmt.Sprintf(`,"previous":"%s"}`, old)
+			if i := strings.Index(tt.want, `,"failedUnits"`); i >= 0 {
+				want = fmt.Sprintf(`%s,"previous":"%s"%s}`, tt.want[:i], old, tt.want[i:])
+			}
+			if got := r.Get("activation").Raw; got != want {
+				t.Errorf("activation\n got %s\nwant %s", got, want)
+			}
+			prefix := fmt.Sprintf("%s %s: ", tt.action, path)
+			if got := r.Message(); (got == "") != (tt.err == "") || got != "" && !strings.HasPrefix(got, prefix) || !strings.Contains(got, tt.err) {
+				t.Errorf("error %q\nwant %s… %q", got, prefix, tt.err)
+			}
+			if tt.err != "" && r.FailedStage() != record.Activate {
+				t.Errorf("stage %q", r.FailedStage())
+			}
+			if got := r.Get("error").Get("log").String(); tt.err != "" && !strings.Contains(got, strings.TrimSpace(tt.files["say"])) {
+				t.Errorf("log %q\nwant %q", got, tt.files["say"])
+			}
+			if got := hint(r); !strings.Contains(got, tt.hint) {
+				t.Errorf("hint %q\nwant %q", got, tt.hint)
+			}
+			if got := look(t, h, path); got != tt.state {
+				t.Errorf("state\n got %+v\nwant %+v", got, tt.state)
+			}
+		})
+	}
+}
+
+// A host that has never had a system gets its first, or goes back to none.
+func TestFirstSystem(t *testing.T) {
+	h := startHost(t)
+	for _, tt := range []struct {
+		name  string
+		files map[string]string
+		want  string
+		state state
+	}{
+		{name: "boot loader fails", files: map[string]string{"boot": "1"},
+			want:  `{"action":"switch","result":"failed"}`,
+			state: state{running: "new", calls: "test new,boot new", root: true}},
+		{name: "switch",
+			want:  `{"action":"switch","result":"activated","generation":1}`,
+			state: state{running: "new", profile: "new", boot: "new", generations: 1, calls: "test new,boot new"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			exec(t, h, "rm -rf /nix/var/nix/profiles/system* /run/nx /var/lib/nx /var/log/calls /run/current-system /boot/default")
+			path := addSystem(t, h, "new", tt.files)
+			r := run(t, h, activate.Switch, path)
+			if got := r.Get("activation").Raw; got != tt.want {
+				t.Errorf("activation\n got %s: %s\nwant %s", got, r.Message(), tt.want)
+			}
+			if got := look(t, h, path); got != tt.state {
+				t.Errorf("state\n got %+v\nwant %+v", got, tt.state)
+			}
+		})
+	}
+}
+
+// A boot is needed for what only a boot can change, where something was booted.
+func TestRebootNeeded(t *testing.T) {
+	h := startHost(t)
+	// As in NixOS, a system has links to its kernel and initrd.
+	exec(t, h, "mkdir /var/k1 /var/k2; touch /var/k1/kernel /var/k2/kernel")
+	booted := addSystem(t, h, "booted", map[string]string{"kernel-params": "p1", "kernel@": "/var/k1/kernel"})
+	for _, tt := range []struct {
+		name   string
+		booted string
+		files  map[string]string
+		want   bool
+	}{
+		{name: "a container", booted: "/run/nothing", files: map[string]string{"kernel-params": "p2", "kernel@": "/var/k2/kernel"}},
+		{name: "nothing of it", booted: string(booted), files: map[string]string{"kernel-params": "p1", "kernel@": "/var/k1/kernel"}},
+		{name: "the parameters", booted: string(booted), files: map[string]string{"kernel-params": "p2", "kernel@": "/var/k1/kernel"}, want: true},
+		{name: "the kernel", booted: string(booted), files: map[string]string{"kernel-params": "p1", "kernel@": "/var/k2/kernel"}, want: true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			reset(t, h, booted)
+			exec(t, h, "ln -sfn "+tt.booted+" /run/booted-system")
+			r := run(t, h, activate.Switch, addSystem(t, h, "new", tt.files))
+			if got := r.Get("activation").Get("rebootNeeded").Bool(); got != tt.want || r.Failed() {
+				t.Errorf("got %v, %s, want %v", got, r.Message(), tt.want)
+			}
+		})
+	}
+}
+
+// What is as it should be is left alone; what only looks like it is not.
+func TestUnchanged(t *testing.T) {
+	h := startHost(t)
+	old, path := addSystem(t, h, "old", nil), addSystem(t, h, "new", nil)
+	const all = "switch boot test dry-activate"
+	for _, tt := range []struct {
+		name      string
+		before    string // run in the host
+		unchanged string // the actions that find nothing to do
+	}{
+		{name: "old system", unchanged: ""},
+		{name: "new system", before: "ln -sfn $new /run/current-system; nix-env -p /nix/var/nix/profiles/system --set $new", unchanged: all},
+		{name: "only running", before: "ln -sfn $new /run/current-system", unchanged: "test"},
+		{name: "only the default", before: "nix-env -p /nix/var/nix/profiles/system --set $new", unchanged: "boot"},
+		{name: "switch broken off", before: "ln -sfn $new /run/current-system; nix-env -p /nix/var/nix/profiles/system --set $new; mkdir /run/nx; ln -s $new /run/nx/pending",
+			unchanged: "boot"},
+		{name: "commit broken off", before: "ln -sfn $new /run/current-system; nix-env -p /nix/var/nix/profiles/system --set $new; mkdir /var/lib/nx; echo system-1-link > /var/lib/nx/committing",
+			unchanged: "test"},
+	} {
+		for _, action := range []activate.Action{activate.Switch, activate.Boot, activate.Test, activate.DryActivate} {
+			t.Run(tt.name+", "+string(action), func(t *testing.T) {
+				reset(t, h, old)
+				exec(t, h, fmt.Sprintf("new=%s; ln -sfn $new %s; %s", path, path.StagedRoot(), tt.before))
+				r := run(t, h, action, path)
+				if r.Failed() {
+					t.Fatal(r.Message())
+				}
+				want := slices.Contains(strings.Fields(tt.unchanged), string(action))
+				if got := r.Get("activation").Get("result").String() == "unchanged"; got != want {
+					t.Errorf("activation %s, want unchanged: %v", r.Get("activation").Raw, want)
+				}
+				s := look(t, h, path)
+				if called := s.calls != ""; called == (want || action == activate.DryActivate) {
+					t.Errorf("switch-to-configuration was called for %q", s.calls)
+				}
+				if !want && action != activate.DryActivate {
+					if s.left != "" && action == activate.Switch {
+						t.Errorf("left %q", s.left)
+					}
+					if again := run(t, h, action, path); again.Get("activation").Get("result").String() != "unchanged" {
+						t.Errorf("the second time: %s", again.Bytes())
+					}
+				}
+				// The root goes when the profile keeps the system, and only then.
+				if s = look(t, h, path); s.root == (s.profile == "new") && action != activate.DryActivate {
+					t.Errorf("root %v, profile %q", s.root, s.profile)
+				}
+			})
+		}
+	}
+}
+
+// dry-activate changes nothing at all on the host.
+func TestDryActivateChangesNothing(t *testing.T) {
+	h := startHost(t)
+	reset(t, h, addSystem(t, h, "old", nil))
+	path := addSystem(t, h, "new", map[string]string{"say": "would restart the following units: a.service"})
+	const all = `cd /; find boot etc home nix root run tmp var -printf '%p %y %m %s %l %T@\n' 2> /dev/null |
+		grep -v -e '^nix/var/nix/db d' -e '^var/log/boot.log ' | sort`
+	// Left out: sshd's log, and the folder in which Nix' database makes and removes
+	// its lock files whenever it is asked something.
+	run(t, h, activate.DryActivate, path) // what a first login makes is not ours
+	before := exec(t, h, all)
+	var log lines
+	a := activate.Activator{Action: activate.DryActivate, Dial: dial, Log: log.logger()}
+	r := runWith(t, &a, hostRecord(t, h, path))
+	if after := exec(t, h, all); after != before {
+		t.Errorf("files changed:\n%s", diff(before, after))
+	}
+	if got := r.Get("activation").Get("result").String(); got != "dry" {
+		t.Errorf("result %q", got)
+	}
+	if want := `line="would restart the following units: a.service"`; !strings.Contains(log.String(), want) {
+		t.Errorf("log %s\nwant %s", log.String(), want)
+	}
+}
+
+func diff(a, b string) string {
+	in := func(lines, other string, sign string) (out string) {
+		for line := range strings.Lines(lines) {
+			if !strings.Contains(other, line) {
+				out += sign + line
+			}
+		}
+		return out
+	}
+	return in(a, b, "-") + in(b, a, "+")
+}
+
+// lines collects what a logger is told, as text.
+type lines struct {
+	mu sync.Mutex
+	bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.Buffer.Write(p)
+}
+
+func (l *lines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// at is a handler that calls itself with each line of output.
+type at func(line string)
+
+func (at) Enabled(context.Context, slog.Level) bool { return true }
+func (f at) WithAttrs([]slog.Attr) slog.Handler     { return f }
+func (f at) WithGroup(string) slog.Handler          { return f }
+func (f at) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if r.Message == "output" && a.Key == "line" {
+			f(a.Value.String())
+		}
+		return true
+	})
+	return nil
+}
+
+// A host that loses its deployer in the middle finishes by itself; the record
+// says that nobody knows, and the next run finds out.
+func TestConnectionLost(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		lose func(t *testing.T, h *testhost.Host)
+	}{
+		{name: "sshd's session killed", lose: func(t *testing.T, h *testhost.Host) {
+			// all but the first, which is pid 1 and would take the host along
+			exec(t, h, "for p in $(pgrep -x sshd); do [ $p = 1 ] || kill -9 $p; done")
+		}},
+		{name: "cable pulled", lose: func(t *testing.T, h *testhost.Host) { check(t, h.Cut(context.Background())) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := startHost(t)
+			reset(t, h, addSystem(t, h, "old", nil))
+			path := addSystem(t, h, "new", map[string]string{"pause": ""})
+			lost := at(func(line string) {
+				if line == "waiting" {
+					tt.lose(t, h)
+				}
+			})
+			a := activate.Activator{Action: activate.Switch, Dial: dial, Log: slog.New(lost)}
+			r := runWith(t, &a, hostRecord(t, h, path))
+			if got := r.Get("activation").Get("result").String(); got != "unknown" {
+				t.Errorf("result %q", got)
+			}
+			if got := r.Message(); !strings.Contains(got, "nobody knows how it ended: run script on root@"+h.Addr.String()+":22: connection broke") {
+				t.Errorf("error %q", got)
+			}
+			check(t, h.Mend(context.Background()))
+
+			// While it goes on, another activation is refused.
+			second := run(t, h, activate.Switch, path)
+			if got := second.Message(); !strings.Contains(got, "another activation is in work on the host") {
+				t.Errorf("error %q", got)
+			}
+			exec(t, h, "echo > /tmp/go; flock /run/nx/lock true") // let it go on, and wait for its end
+			want := state{running: "new", profile: "new", boot: "new", generations: 2, calls: "test new,boot new"}
+			if got := look(t, h, path); got != want {
+				t.Errorf("state\n got %+v\nwant %+v", got, want)
+			}
+			third := run(t, h, activate.Switch, path)
+			if got := third.Get("activation").Get("result").String(); got != "unchanged" {
+				t.Errorf("the next run: %s", third.Bytes())
+			}
+		})
+	}
+}
+
+// A deployer that is told to stop follows the host to its end, and starts no other.
+func TestCanceled(t *testing.T) {
+	h := startHost(t)
+	reset(t, h, addSystem(t, h, "old", nil))
+	path := addSystem(t, h, "new", map[string]string{"pause": ""})
+	ctx, cancel := context.WithCancel(context.Background())
+	a := activate.Activator{Action: activate.Switch, Dial: dial, Log: slog.New(at(func(line string) {
+		if line == "waiting" {
+			cancel()
+			go h.Exec(context.Background(), "echo > /tmp/go")
+		}
+	}))}
+	first, second := hostRecord(t, h, path), hostRecord(t, h, path)
+	var got []*record.Record
+	check(t, a.Run(ctx, hosts(first, second), func(r *record.Record) { got = append(got, r) }))
+	if len(got) != 1 || got[0] != first || first.Get("activation").Get("result").String() != "activated" {
+		t.Errorf("got %d records, the first %s", len(got), first.Bytes())
+	}
+}
+
+// Killing the script on the host leaves an error and a host that a further run mends.
+func TestScriptKilled(t *testing.T) {
+	h := startHost(t)
+	reset(t, h, addSystem(t, h, "old", nil))
+	path := addSystem(t, h, "new", map[string]string{"pause": ""})
+	a := activate.Activator{Action: activate.Switch, Dial: dial, Log: slog.New(at(func(line string) {
+		if line == "waiting" {
+			exec(t, h, "pkill -9 -f '[a]ctivate.sh detached'; pkill -9 switch-to-conf")
+		}
+	}))}
+	r := runWith(t, &a, hostRecord(t, h, path))
+	if got := r.Get("activation").Get("result").String(); got != "unknown" || !strings.Contains(r.Message(), "stopped before its end") {
+		t.Errorf("got %s", r.Bytes())
+	}
+	exec(t, h, "rm /tmp/go; mkfifo /tmp/go; (exec 3<> /tmp/go; echo >&3; sleep 1000) > /dev/null 2>&1 &")
+	if r := run(t, h, activate.Switch, path); r.Failed() {
+		t.Errorf("the next run: %s", r.Message())
+	}
+}
+
+func TestRefused(t *testing.T) {
+	h := startHost(t)
+	old := addSystem(t, h, "old", nil)
+	reset(t, h, old)
+	absent := store.Path("/nix/store/00000000000000000000000000000000-nixos-system-h1")
+	for _, tt := range []struct {
+		name      string
+		member    string
+		value     any
+		err, hint string
+	}{
+		{name: "system that is not there", err: "it is not on " + h.Addr.String(), hint: "nx-copy"},
+		{name: "no path", member: "storePath", value: "junk", err: "storePath"},
+		{name: "host that is down", member: "target", value: map[string]any{"host": "127.0.0.1", "port": 1}, err: "connection refused"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := hostRecord(t, h, absent)
+			if tt.member != "" {
+				check(t, r.Set(tt.member, tt.value))
+			}
+			r = runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, r)
+			if got := r.Message(); !strings.Contains(got, tt.err) || r.FailedStage() != record.Activate || r.Get("activation").Raw != `{"action":"switch","result":"failed"}` {
+				t.Errorf("got %s\nwant %q", r.Bytes(), tt.err)
+			}
+			if got := hint(r); !strings.Contains(got, tt.hint) {
+				t.Errorf("hint %q, want %q", got, tt.hint)
+			}
+		})
+	}
+}
+
+// Somebody else than root activates by sudo, and is told when it is not set.
+func TestSudo(t *testing.T) {
+	h := startHost(t)
+	if strings.TrimSpace(exec(t, h, "command -v sudo || :")) == "" {
+		t.Skip("SKIPPED: needs sudo")
+	}
+	reset(t, h, addSystem(t, h, "old", nil))
+	path := addSystem(t, h, "new", nil)
+	exec(t, h, `set -e
+echo 'bob:x:1000:1000::/home/bob:/bin/bash' >> /etc/passwd
+echo 'bob:*:20000::::::' >> /etc/shadow
+echo 'bob:x:1000:' >> /etc/group
+mkdir -p /home/bob && cp -r /root/.ssh /home/bob/ && chown -R 1000:1000 /home/bob
+mkdir -p /etc/pam.d && echo 'account required pam_permit.so
+session required pam_permit.so' > /etc/pam.d/sudo
+echo 'Defaults use_pty
+root ALL=(ALL) ALL
+bob ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers
+chmod 440 /etc/sudoers`)
+	as := func(sudo ...string) *record.Record {
+		r := hostRecord(t, h, path)
+		check(t, r.Merge("target", record.Member{Key: "user", Value: "bob"}))
+		if sudo != nil {
+			check(t, r.Merge("target", record.Member{Key: "sudo", Value: sudo}))
+		}
+		return runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, r)
+	}
+	r := as()
+	if want := "the host runs us as user bob, and this needs root"; !strings.Contains(r.Message(), want) || !strings.Contains(hint(r), "target.sudo") {
+		t.Errorf("got %q, hint %q\nwant %q", r.Message(), hint(r), want)
+	}
+	r = as("sudo", "-n", "-u", "nobody", "--")
+	if want := "as user nobody"; !strings.Contains(r.Message(), want) {
+		t.Errorf("got %q\nwant %q", r.Message(), want)
+	}
+	r = as("nx-no-such-sudo")
+	if want := "exit status 127: "; !strings.Contains(r.Message(), want) || !strings.Contains(hint(r), "may user bob run /bin/sh as root") {
+		t.Errorf("got %q, hint %q\nwant %q", r.Message(), hint(r), want)
+	}
+	if r = as("sudo", "-n", "-H", "--"); r.Failed() {
+		t.Fatalf("%s: %s", r.Message(), r.Get("error").Get("log"))
+	}
+	want := state{running: "new", profile: "new", boot: "new", generations: 2, calls: "test new,boot new"}
+	if got := look(t, h, path); got != want {
+		t.Errorf("state\n got %+v\nwant %+v", got, want)
+	}
+}
+
+// Many hosts at once are bounded by Jobs, and an error of the input starts no more.
+func TestRunBounds(t *testing.T) {
+	const jobs = 3
+	var mu sync.Mutex
+	now, most := 0, 0
+	full := make(chan struct{})
+	a := activate.Activator{Action: activate.Switch, Jobs: jobs, Dial: func(context.Context, target.Target) (activate.Conn, error) {
+		mu.Lock()
+		now++
+		most = max(most, now)
+		if now == jobs {
+			select {
+			case <-full:
+			default:
+				close(full)
+			}
+		}
+		mu.Unlock()
+		<-full // nobody leaves before the house was full once
+		mu.Lock()
+		now--
+		mu.Unlock()
+		return nil, errors.New("closed today")
+	}}
+	broken := errors.New("input broke")
+	in := func(yield func(*record.Record, error) bool) {
+		for i := range 10 {
+			r, err := record.NewHost(fmt.Sprintf("h%d", i))
+			check(t, err)
+			check(t, r.Set("target", map[string]any{"host": "h"}))
+			check(t, r.Set("storePath", "/nix/store/00000000000000000000000000000000-nixos-system-h"))
+			if !yield(r, nil) {
+				return
+			}
+		}
+		yield(nil, broken)
+	}
+	var names []string
+	err := a.Run(context.Background(), in, func(r *record.Record) {
+		mu.Lock()
+		defer mu.Unlock()
+		names = append(names, r.Name())
+	})
+	slices.Sort(names)
+	if want := []string{"h0", "h1", "h2", "h3", "h4", "h5", "h6", "h7", "h8", "h9"}; !reflect.DeepEqual(names, want) || !errors.Is(err, broken) || most != jobs {
+		t.Errorf("got %q, %v, %d at once\nwant %q, %v, %d", names, err, most, want, broken, jobs)
+	}
+}
