@@ -118,7 +118,7 @@ func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
 	// A broken pipe is an error of the write, not the end of the process; caught
 	// rather than ignored, so that children do not inherit it.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	ctx, caught, release := catch()
+	ctx, caught, release := catch(stdout)
 	defer release()
 	command.BindTo(ctx, (*context.Context)(nil))
 	return p.status(command.Run(p), caught())

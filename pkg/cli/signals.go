@@ -2,20 +2,24 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"sync/atomic"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
-// catch returns a context that the first of INT, TERM and HUP ends: no further
-// host is started, those in work are finished or cleanly left. A second signal
-// exits at once; what runs on a target goes on by itself. A signal that the
-// process was started to ignore, as nohup and a shell's background jobs do,
-// stays ignored.
-func catch() (ctx context.Context, caught func() syscall.Signal, release func()) {
+// catch returns a context that the first of INT, TERM and HUP ends, or the end of
+// whoever reads stdout: no further host is started, those in work are finished
+// or cleanly left. A second signal exits at once; what runs on a target goes on
+// by itself. A signal that the process was started to ignore, as nohup and a
+// shell's background jobs do, stays ignored.
+func catch(stdout *os.File) (ctx context.Context, caught func() syscall.Signal, release func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
+	watch(stdout, cancel)
 	var first atomic.Int64
 	signals := make(chan os.Signal, 2)
 	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
@@ -37,6 +41,29 @@ func catch() (ctx context.Context, caught func() syscall.Signal, release func())
 	}()
 	return ctx, func() syscall.Signal { return syscall.Signal(first.Load()) },
 		func() { signal.Stop(signals); cancel(nil) }
+}
+
+// watch calls gone when nobody can read what is written to f any more. A tool
+// that has nothing to write for an hour would not find out by itself.
+func watch(f *os.File, gone func(error)) {
+	info, err := f.Stat()
+	if err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 {
+		return
+	}
+	go func() {
+		fds := []unix.PollFd{{Fd: int32(f.Fd())}}
+		for {
+			_, err := unix.Poll(fds, -1)
+			switch {
+			case errors.Is(err, unix.EINTR):
+			case err != nil:
+				return // the next write will tell
+			default:
+				gone(fmt.Errorf("write records: %w", unix.EPIPE))
+				return
+			}
+		}
+	}()
 }
 
 func signalName(s syscall.Signal) string {

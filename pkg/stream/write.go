@@ -228,7 +228,7 @@ func (w *writer) count(r *record.Record) {
 	if cause := r.Cause(); cause != nil {
 		args := []any{"host", r.Name()}
 		var hint interface{ Hint() string }
-		if errors.As(cause, &hint) {
+		if errors.As(cause, &hint) && hint.Hint() != "" {
 			args = append(args, "hint", hint.Hint())
 		}
 		w.stream.Log.Error(message, args...)
