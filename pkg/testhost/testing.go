@@ -69,24 +69,45 @@ func needFile(variable, file string) error {
 	return nil
 }
 
-// NewLab returns an empty lab for one test, which is removed with everything in it
-// when the test ends, even when the test's process is killed. The test is skipped
-// as by [Need] where no hosts can be had.
+// NewLab returns an empty lab for one test, which ends with it as [Reap] says. The
+// test is skipped as by [Need] where no hosts can be had.
 func NewLab(tb TB) *Lab {
 	tb.Helper()
 	Need(tb, "root")
 	dir := tb.TempDir()
 	lab := &Lab{Dir: filepath.Join(dir, "lab"), IdentityFile: filepath.Join(dir, "id_ed25519")}
-	ctx := context.Background()
-	if err := lab.tether(ctx, tb); err != nil {
-		tb.Fatalf("tether lab: %v", err)
+	Reap(tb, lab)
+	return lab
+}
+
+//go:embed reap.sh
+var reapScript string
+
+// Reap has the lab removed with everything in it when the test ends, whoever started
+// its hosts, and also when no cleanup runs because the test's process is killed, times
+// out or panics. The lab need not be there yet; its Dir must be absolute.
+func Reap(tb TB, lab *Lab) {
+	tb.Helper()
+	cmd := exec.Command("/bin/sh", "-c", reapScript, "reap.sh", lab.Dir)
+	cmd.Dir = "/"
+	cmd.Env = []string{"PATH=" + path}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	stdin, err := cmd.StdinPipe() // never written: it ends with this process
+	if err != nil {
+		tb.Fatalf("reap lab: %v", err)
+	}
+	if err := cmd.Start(); err != nil {
+		tb.Fatalf("reap lab: %v", err)
 	}
 	tb.Cleanup(func() {
-		if err := lab.Remove(ctx); err != nil {
-			tb.Errorf("remove lab: %v", err)
+		if err := lab.Remove(context.Background()); err != nil {
+			tb.Errorf("%v", err)
+		}
+		stdin.Close()
+		if err := cmd.Wait(); err != nil {
+			tb.Errorf("reap lab: %v", err)
 		}
 	})
-	return lab
 }
 
 // Start starts n hosts named h1 to hn at once, in a lab of their own that ends with
@@ -108,34 +129,4 @@ func Start(tb TB, n int) []*Host {
 		}
 	}
 	return hosts
-}
-
-//go:embed reap.sh
-var reapScript string
-
-// tether starts a process that removes the lab when this process is gone: no cleanup
-// runs when a test panics in another goroutine, times out or is killed.
-func (l *Lab) tether(ctx context.Context, tb TB) error {
-	var id string
-	if err := l.change(ctx, func(r *registry) error { id = r.ID; return nil }); err != nil {
-		return err
-	}
-	cmd := exec.Command("/bin/sh", "-c", reapScript, "reap.sh", l.Dir, id)
-	cmd.Dir = "/"
-	cmd.Env = []string{"PATH=" + path}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	stdin, err := cmd.StdinPipe() // never written: it ends with this process
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	tb.Cleanup(func() {
-		stdin.Close()
-		if err := cmd.Wait(); err != nil {
-			tb.Errorf("reap lab: %v", err)
-		}
-	})
-	return nil
 }

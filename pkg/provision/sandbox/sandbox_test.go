@@ -57,11 +57,7 @@ func newRoot(t *testing.T) string {
 	t.Helper()
 	testhost.Need(t, "root")
 	root := t.TempDir()
-	t.Cleanup(func() {
-		if err := lab(root).Remove(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
+	testhost.Reap(t, lab(root))
 	return root
 }
 
@@ -142,15 +138,11 @@ func TestLifeCycle(t *testing.T) {
 func TestFolderMoves(t *testing.T) {
 	parent := newRoot(t)
 	before, after := filepath.Join(parent, "before"), filepath.Join(parent, "after")
+	testhost.Reap(t, lab(after))
 	first := run(t, before, (*provision.Provisioner).Apply)
 	if err := os.Rename(before, after); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := lab(after).Remove(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
 	b, err := os.ReadFile(filepath.Join(after, state.Path))
 	if err != nil || strings.Contains(string(b), parent) {
 		t.Errorf("the state has an absolute path, or none: %v\n%s", err, b)
