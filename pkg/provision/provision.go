@@ -178,6 +178,7 @@ func (p *Provisioner) Apply(ctx context.Context, r *record.Record) error {
 	if err != nil {
 		return err
 	}
+	p.log().Info("applied", "host", m.Name, "target", host.Target.Host)
 	return fill(r, entry.Provider, host)
 }
 
@@ -226,6 +227,7 @@ func (p *Provisioner) Destroy(ctx context.Context, r *record.Record) error {
 		if err := p.State.Delete(state.Machines, entry.Name); err != nil {
 			return err
 		}
+		p.log().Info("destroyed", "host", entry.Name)
 	}
 	return fill(r, entry.Provider, Host{State: Missing})
 }

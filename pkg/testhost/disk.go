@@ -53,6 +53,7 @@ func makeDisk(disk, name string, opt Options) error {
 		"etc/os-release": "ID=nixos\nNAME=NixOS\nPRETTY_NAME=\"a host in namespaces that looks like NixOS\"\n",
 		"etc/nix/nix.conf": "build-users-group =\nsandbox = false\nsubstituters =\n" +
 			"experimental-features = nix-command flakes\n",
+		"var/log/lastlog":     "", // sshd complains when it is not there
 		"etc/ld.so.cache":     "", // and alternatives: init.sh mounts this machine's
 		"etc/ssh/sshd_config": sshdConfig,
 	} {
