@@ -60,10 +60,15 @@ main() {
 
 	[ -d $run ] || mkdir -m 700 $run
 	exec 9> $run/lock
-	if ! flock -n 9; then
+	flock -n 9
+	case $? in
+	0) ;;
+	1)
 		echo busy
 		return
-	fi
+		;;
+	*) return 1 ;; # flock says why
+	esac
 	: > $run/facts
 	echo "start $(date +%s) $action $system" > $run/log
 	echo begin
@@ -74,6 +79,7 @@ main() {
 	exec 9>&-
 	# Not its output itself: a daemon that it leaves behind would hold that open.
 	tail -n +2 -f -s 0.1 --pid=$! $run/log >&2
+	wait $! # over already, unless the tail was lost
 	cat $run/facts
 }
 

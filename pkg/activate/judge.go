@@ -135,6 +135,9 @@ func judge(action Action, path store.Path, fs facts, said *output) (Activation, 
 	case test > 0:
 		return fail(Failed, stays(action), "switch-to-configuration: exit status %d%s", test, because(said.last()))
 	}
+	if tested, set := test == 0, fs.code("profile") == 0 && boot == 0; action != Boot && !tested || action != Test && !set {
+		return fail(Unknown, "run nx-activate again", "its script on the host did not say how a step ended")
+	}
 	got.Result = Activated
 	return got, nil
 }
