@@ -397,12 +397,21 @@ func TestStdoutGone(t *testing.T) {
 		if got := status(cmd.ProcessState); got != 2 || !strings.Contains(stderr.String(), "broken pipe") {
 			t.Errorf("status %d, stderr %s", got, &stderr)
 		}
+
+		// it is noticed while there is nothing to write
+		cmd = tool.command(t)
+		said, closeInput := waiting(t, cmd, func(stdout io.Closer) { stdout.Close() })
+		defer closeInput()
+		cmd.Wait()
+		if got := status(cmd.ProcessState); got != 2 || !strings.Contains(said.String(), "write records: broken pipe") {
+			t.Errorf("while waiting: status %d, stderr %s", got, said)
+		}
 	})
 }
 
 // waiting starts the tool with a stdin that stays open, and returns when it has
-// written its first line.
-func waiting(t *testing.T, cmd *exec.Cmd) (stderr *bytes.Buffer, closeInput func()) {
+// begun to write and then was called.
+func waiting(t *testing.T, cmd *exec.Cmd, then func(stdout io.Closer)) (stderr *bytes.Buffer, closeInput func()) {
 	t.Helper()
 	in, w, err := os.Pipe()
 	if err != nil {
@@ -421,6 +430,7 @@ func waiting(t *testing.T, cmd *exec.Cmd) (stderr *bytes.Buffer, closeInput func
 	if _, err := io.ReadFull(out, make([]byte, 10)); err != nil {
 		t.Fatalf("%v: no begin: %s", err, stderr)
 	}
+	then(out)
 	return stderr, func() { w.Close() }
 }
 
@@ -428,8 +438,7 @@ func TestSignals(t *testing.T) {
 	eachReader(t, func(t *testing.T, tool tool) {
 		for sig, name := range map[syscall.Signal]string{syscall.SIGINT: "SIGINT", syscall.SIGTERM: "SIGTERM", syscall.SIGHUP: "SIGHUP"} {
 			cmd := tool.command(t)
-			stderr, closeInput := waiting(t, cmd)
-			cmd.Process.Signal(sig)
+			stderr, closeInput := waiting(t, cmd, func(io.Closer) { cmd.Process.Signal(sig) })
 			cmd.Wait()
 			closeInput()
 			if got := status(cmd.ProcessState); got != 128+int(sig) || !strings.Contains(stderr.String(), "interrupted by "+name) {
@@ -439,8 +448,7 @@ func TestSignals(t *testing.T) {
 		// what nohup ignores stays ignored
 		inner := tool.command(t)
 		cmd := exec.CommandContext(t.Context(), "/bin/sh", append([]string{"-c", `trap "" HUP; exec "$@"`, "sh"}, inner.Args...)...)
-		stderr, closeInput := waiting(t, cmd)
-		cmd.Process.Signal(syscall.SIGHUP)
+		stderr, closeInput := waiting(t, cmd, func(io.Closer) { cmd.Process.Signal(syscall.SIGHUP) })
 		closeInput()
 		cmd.Wait()
 		if got := status(cmd.ProcessState); got != 2 || !strings.Contains(stderr.String(), "it is empty") {
