@@ -134,7 +134,7 @@ func (d Dialer) proxyCommand(cfg config, h hop) (net.Conn, error) {
 	}()
 	p.waited = make(chan struct{})
 	go func() {
-		cmd.Wait()
+		p.err = cmd.Wait()
 		logged.Close()
 		<-said
 		close(p.waited)
@@ -149,11 +149,30 @@ type proxyConn struct {
 	in     *os.File
 	out    *os.File
 	waited chan struct{} // closed when the command has ended and its stderr is logged
+	err    error         // how it ended, set before waited is closed
 	once   sync.Once
 }
 
 func (p *proxyConn) Read(b []byte) (int, error)  { return p.in.Read(b) }
 func (p *proxyConn) Write(b []byte) (int, error) { return p.out.Write(b) }
+
+// explain puts how the command ended in front of an error that says only that it
+// did, by the end of its stdout or of its stdin.
+func (p *proxyConn) explain(ctx context.Context, err error) error {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.EPIPE) {
+		return err
+	}
+	select {
+	case <-p.waited:
+		how := "exit status 0"
+		if p.err != nil {
+			how = p.err.Error()
+		}
+		return fmt.Errorf("proxy command %q: %s: %w", string(p.addr), how, err)
+	case <-ctx.Done(): // it closed them and stays
+		return err
+	}
+}
 
 // Close ends the command with SIGHUP, as ssh does, and kills what stays.
 func (p *proxyConn) Close() error {

@@ -127,6 +127,9 @@ func (d Dialer) open(ctx context.Context, c *Conn, h hop, cfg config) (err error
 	}
 	c.raw = &countingConn{Conn: raw}
 	if err = d.handshake(ctx, c, h, cfg); err != nil {
+		if p, ok := raw.(*proxyConn); ok {
+			err = p.explain(ctx, err)
+		}
 		raw.Close()
 		return err
 	}

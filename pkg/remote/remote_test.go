@@ -403,8 +403,8 @@ func TestProxyCommand(t *testing.T) {
 }
 
 func TestProxyCommandThatFails(t *testing.T) {
-	_, err := dialer(t, "ProxyCommand exit 3").Dial(context.Background(), target.Target{Host: "web1"})
-	wantError(t, err, "", "connect to root@web1:22", "EOF")
+	_, err := dialer(t, "ProxyCommand sh -c 'exit 3'").Dial(context.Background(), target.Target{Host: "web1"})
+	wantError(t, err, "", `connect to root@web1:22: proxy command "sh -c 'exit 3'": exit status 3: `)
 }
 
 // A host that accepts and says nothing ends with the time limit, or with ctx.
