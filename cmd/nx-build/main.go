@@ -37,7 +37,7 @@ func (c *realise) Run(ctx context.Context, p *cli.Process) error {
 	if c.GCRootDir == "" {
 		c.GCRootDir = filepath.Join(p.Root, ".nx/gcroots")
 	}
-	b := &build.Builder{Nix: &nixcmd.Nix{Log: p.Log}, RootDir: c.GCRootDir, Jobs: p.Jobs}
+	b := &build.Builder{Nix: &nixcmd.Nix{Log: p.Log}, RootDir: c.GCRootDir, Jobs: p.Jobs, Log: p.Log}
 	return stream.Run(ctx, s, b.Run)
 }
 

@@ -31,7 +31,7 @@ type evaluate struct {
 	cli.Network
 	cli.Files
 	All       bool   `help:"Evaluate every machine of the network and read no records."`
-	GCRootDir string `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's derivation by a link in DIR (default: .nx/gcroots/drv under --root)."`
+	GCRootDir string `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's derivation by a link in DIR (default: .nx/drvs under --root)."`
 }
 
 // Run is called by cli.Main after the flags are parsed.
@@ -49,13 +49,13 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process) error {
 	if err := network.Seal(filepath.Join(p.Root, ".nx")); err != nil {
 		return err
 	}
-	nix := &nixcmd.Nix{}
+	nix := &nixcmd.Nix{Log: p.Log}
 	n := &network.Network{Files: c.File, Args: c.NixArgs(), Name: c.Name, UUID: remembered.UUID(),
 		Jobs: p.Jobs, Nix: nix, Log: p.Log}
 	if c.GCRootDir == "" {
-		c.GCRootDir = filepath.Join(p.Root, ".nx/gcroots/drv")
+		c.GCRootDir = filepath.Join(p.Root, ".nx/drvs")
 	}
-	e := &eval.Evaluator{Network: n, Roots: nix, RootDir: c.GCRootDir}
+	e := &eval.Evaluator{Network: n, Roots: nix, RootDir: c.GCRootDir, Log: p.Log}
 
 	s := p.Produce(record.Eval, nil)
 	if c.All {

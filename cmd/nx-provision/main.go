@@ -158,7 +158,12 @@ func provisioner(ctx context.Context, p *cli.Process, flags cli.Network) (pr *pr
 	if len(flags.File) == 0 {
 		return pr, "", nil
 	}
-	n := &network.Network{Files: flags.File, Args: flags.NixArgs(), Name: flags.Name, Nix: &nixcmd.Nix{Log: p.Log}, Log: p.Log}
+	remembered, err := state.Read(statePath(p))
+	if err != nil {
+		return nil, "", err
+	}
+	n := &network.Network{Files: flags.File, Args: flags.NixArgs(), Name: flags.Name, UUID: remembered.UUID(),
+		Nix: &nixcmd.Nix{Log: p.Log}, Log: p.Log}
 	d, err := n.Describe(ctx, network.Facts{})
 	if err != nil {
 		return nil, "", err

@@ -9,6 +9,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"log/slog"
 	"path/filepath"
 	"sync"
 	"time"
@@ -32,8 +33,9 @@ type Realiser interface {
 // A Builder is one run of the stage.
 type Builder struct {
 	Nix     Realiser
-	RootDir string // holds a link to each host's system, named like the host
-	Jobs    int    // finished hosts looked at in parallel
+	RootDir string       // holds a link to each host's system, named like the host
+	Jobs    int          // finished hosts looked at in parallel
+	Log     *slog.Logger // nil discards
 }
 
 // gather is how long a batch waits for more hosts: a file's all come at once and
@@ -43,6 +45,9 @@ const gather = 50 * time.Millisecond
 // Run builds what is there, then what came meanwhile, and so on: one scheduler
 // at a time, so that Nix' limits hold, and the first host need not wait for the last.
 func (b *Builder) Run(ctx context.Context, in iter.Seq2[*record.Record, error], emit func(*record.Record)) error {
+	if b.Log == nil {
+		b.Log = slog.New(slog.DiscardHandler)
+	}
 	q := newQueue()
 	var reading sync.WaitGroup
 	reading.Go(func() { q.fill(in) })
@@ -115,6 +120,7 @@ func (b *Builder) keep(ctx context.Context, r *record.Record, out store.Path) er
 	if err != nil {
 		return err
 	}
+	b.Log.Info("built", "host", r.Name(), "path", string(out))
 	if err := r.Set("storePath", out); err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"log/slog"
 	"path/filepath"
 	"slices"
 
@@ -31,7 +32,8 @@ type Rooter interface {
 type Evaluator struct {
 	Network *network.Network
 	Roots   Rooter
-	RootDir string // holds a link to each host's derivation, named like the host
+	RootDir string       // holds a link to each host's derivation, named like the host
+	Log     *slog.Logger // nil discards
 
 	facts network.Facts
 }
@@ -117,6 +119,9 @@ func text(v gjson.Result) string {
 // them evaluated, and emits each as soon as it is. An error of the network as a
 // whole is returned.
 func (e *Evaluator) Run(ctx context.Context, in iter.Seq2[*record.Record, error], emit func(*record.Record)) error {
+	if e.Log == nil {
+		e.Log = slog.New(slog.DiscardHandler)
+	}
 	hosts := map[string]*record.Record{}
 	var names []string
 	for r, err := range in {
@@ -149,6 +154,7 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 	if err := e.Roots.AddRoot(ctx, filepath.Join(e.RootDir, s.Name), s.DrvPath); err != nil {
 		return err
 	}
+	e.Log.Info("evaluated", "host", s.Name, "drv", string(s.DrvPath))
 	var target []record.Member
 	gjson.ParseBytes(s.Target).ForEach(func(k, v gjson.Result) bool {
 		// What the stream says wins, field by field.

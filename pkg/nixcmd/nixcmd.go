@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
@@ -29,6 +30,8 @@ func (n *Nix) command(ctx context.Context, name string, args ...string) *exec.Cm
 	cmd := exec.CommandContext(ctx, name, append(args[:len(args):len(args)], n.Options...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopWait
+	// What a terminal interrupts is nx, which then decides what comes to an end.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// Answers are read by programs: no colours, no pager.
 	cmd.Env = append(os.Environ(), "NO_COLOR=1", "PAGER=cat")
 	return cmd
@@ -41,11 +44,21 @@ func (n *Nix) log() *slog.Logger {
 	return n.Log
 }
 
+// busy is what Nix 2.8 says when it waits for another writer of the store, which
+// nothing comes of. Later versions say it only after a while.
+var busy = regexp.MustCompile(`^(warning|error): .*SQLite database '.*' is busy`)
+
 // Instantiate runs nix-instantiate with args and hands each line of its standard
 // error to line, without the newline, as it comes. The error says how the
 // process ended, not what it wrote.
 func (n *Nix) Instantiate(ctx context.Context, args []string, line func(string)) error {
-	return follow(n.command(ctx, "nix-instantiate", args...), line)
+	return follow(n.command(ctx, "nix-instantiate", args...), func(l string) {
+		if busy.MatchString(l) {
+			n.log().Debug("output", "line", l)
+			return
+		}
+		line(l)
+	})
 }
 
 // follow runs cmd and hands each line of its standard error to line.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -120,6 +121,38 @@ func TestRealise(t *testing.T) {
 	}
 	if len(seen) != len(tests) {
 		t.Errorf("%d of %d derivations done", len(seen), len(tests))
+	}
+}
+
+// A derivation for a platform that nobody here builds for ends nix-store at
+// once, also before it began with the others: they are built all the same.
+func TestRealiseBesidesForeign(t *testing.T) {
+	needNix(t)
+	drvs := instantiate(t, `let foreign = name: derivation { inherit name salt; system = "vax-ultrix"; builder = "/bin/sh"; }; in {
+		foreign1 = foreign "foreign1";
+		foreign2 = foreign "foreign2";
+		web1 = drv "web1" "echo web1 > $out" [ ];
+		web2 = drv "web2" "echo web2 > $out" [ (drv "lib" "echo lib > $out" [ ]) ];
+		db = drv "db" "echo my own fault; exit 1" [ ];
+	}`)
+	got := map[store.Path]error{}
+	err := (&Nix{}).Realise(t.Context(), slices.Collect(maps.Values(drvs)), func(drv, _ store.Path, err error) { got[drv] = err })
+	if err != nil {
+		t.Fatalf("Realise: %v", err)
+	}
+	for name, want := range map[string]string{"foreign1": "'vax-ultrix'", "foreign2": "'vax-ultrix'", "web1": "", "web2": "", "db": "exit code 1"} {
+		err, done := got[drvs[name]]
+		if !done || (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: done %v, error %v, want %q", name, done, err, want)
+		}
+		var hinted interface{ Hint() string }
+		hint := ""
+		if errors.As(err, &hinted) {
+			hint = hinted.Hint()
+		}
+		if foreign := strings.HasPrefix(name, "foreign"); foreign != strings.Contains(hint, "/etc/nix/machines") {
+			t.Errorf("%s: hint %q", name, hint)
+		}
 	}
 }
 
