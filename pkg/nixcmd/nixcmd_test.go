@@ -52,6 +52,8 @@ func instantiate(t *testing.T, expression string) map[string]store.Path {
 	return drvs
 }
 
+const foreignHint = "it is for another platform than this machine's: name a machine that can build it in /etc/nix/machines, or have this one emulate it (boot.binfmt.emulatedSystems on NixOS)"
+
 func TestRealise(t *testing.T) {
 	needNix(t)
 	drvs := instantiate(t, `rec {
@@ -83,7 +85,7 @@ func TestRealise(t *testing.T) {
 		drvs["dev"]:     {},
 		drvs["db"]:      {wantErr: "build " + string(drvs["db"]) + ": ", wantLog: "about to break\n"},
 		drvs["self"]:    {wantErr: "exit code 1", wantLog: "my own fault\n"},
-		drvs["foreign"]: {wantErr: "vax-ultrix"},
+		drvs["foreign"]: {wantErr: "vax-ultrix", wantHint: foreignHint},
 		gone:            {wantErr: "the derivation is not in the store", wantHint: "run nx-eval again, on this machine"},
 	}
 	seen := map[store.Path]bool{}
@@ -144,14 +146,6 @@ func TestRealiseBesidesForeign(t *testing.T) {
 		err, done := got[drvs[name]]
 		if !done || (want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: done %v, error %v, want %q", name, done, err, want)
-		}
-		var hinted interface{ Hint() string }
-		hint := ""
-		if errors.As(err, &hinted) {
-			hint = hinted.Hint()
-		}
-		if foreign := strings.HasPrefix(name, "foreign"); foreign != strings.Contains(hint, "/etc/nix/machines") {
-			t.Errorf("%s: hint %q", name, hint)
 		}
 	}
 }

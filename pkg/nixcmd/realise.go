@@ -27,6 +27,18 @@ func (e *BuildError) Error() string { return fmt.Sprintf("build %s: %s", e.Drv, 
 // Log returns the last lines that the derivation which broke wrote.
 func (e *BuildError) Log() string { return e.log }
 
+// Hint says what may help, if anything is known.
+func (e *BuildError) Hint() string {
+	if otherPlatform.MatchString(e.Reason) {
+		return "it is for another platform than this machine's: name a machine that can build it in /etc/nix/machines, or have this one emulate it (boot.binfmt.emulatedSystems on NixOS)"
+	}
+	return ""
+}
+
+// "a 'aarch64-linux' with features {} is required to build 'DRV', but I am a 'x86_64-linux' …",
+// later "Cannot build 'DRV': required system or feature not available".
+var otherPlatform = regexp.MustCompile(`with features \{.*\} is required to build|required system or feature not available`)
+
 // errNoDerivation is the error of a derivation that was collected as garbage,
 // or was evaluated on another machine.
 type errNoDerivation store.Path
@@ -60,8 +72,9 @@ func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 		return err
 	}
 	for len(b.wanted) > 0 {
+		before := b.still(asked)
 		args := []string{"--realise", "--keep-going", "--log-format", "internal-json", "-v"}
-		args = append(args, b.still(asked)...)
+		args = append(args, before...)
 		err := follow(n.command(ctx, "nix-store", args...), func(line string) { b.line(ctx, line) })
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -72,13 +85,13 @@ func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 		}
 		// --keep-going notwithstanding, a derivation for another platform ends
 		// it all: the others are asked for again.
-		left := b.still(asked)
-		for _, drv := range left {
+		for _, drv := range b.still(asked) {
 			if broken := b.whatBroke(ctx, store.Path(drv)); broken != "" {
 				b.fail(ctx, store.Path(drv), broken, nil)
 			}
 		}
-		if len(b.still(asked)) < len(left) {
+		left := b.still(asked)
+		if len(left) < len(before) {
 			continue
 		}
 		if err == nil {
