@@ -3,6 +3,7 @@ package testhost
 import (
 	"context"
 	_ "embed"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -35,27 +36,36 @@ type TB interface {
 func Need(tb TB, words ...string) {
 	tb.Helper()
 	for _, word := range words {
-		var missing error
-		switch word {
-		case "root":
-			missing = Supported(Options{})
-		case "nix":
-			_, missing = exec.LookPath("nix-store")
-		case "nix-new":
-			missing = needFile("NXTEST_NIX_NEW", "bin/nix-store")
-		case "nixpkgs":
-			missing = needFile("NXTEST_NIXPKGS", "nixos/lib/eval-config.nix")
-		default:
-			tb.Fatalf("need %q: no such word", word)
-		}
-		switch {
+		switch missing, required := Missing(word); {
 		case missing == nil:
-		case slices.Contains(strings.Split(os.Getenv("NXTEST_REQUIRE"), ","), word):
-			tb.Fatalf("NXTEST_REQUIRE has %s, but: %v", word, missing)
+		case required:
+			tb.Fatalf("%v", missing)
 		default:
 			tb.Skipf("SKIPPED, needs %s: %v", word, missing)
 		}
 	}
+}
+
+// Missing returns why this machine lacks what a word of [Need] stands for, nil when it
+// has it, and whether NXTEST_REQUIRE demands it.
+func Missing(word string) (missing error, required bool) {
+	required = slices.Contains(strings.Split(os.Getenv("NXTEST_REQUIRE"), ","), word)
+	switch word {
+	case "root":
+		missing = Supported(Options{})
+	case "nix":
+		_, missing = exec.LookPath("nix-store")
+	case "nix-new":
+		missing = needFile("NXTEST_NIX_NEW", "bin/nix-store")
+	case "nixpkgs":
+		missing = needFile("NXTEST_NIXPKGS", "nixos/lib/eval-config.nix")
+	default:
+		return errors.New("there is no such need"), true
+	}
+	if missing != nil && required {
+		missing = fmt.Errorf("NXTEST_REQUIRE has %s, but: %w", word, missing)
+	}
+	return missing, required
 }
 
 func needFile(variable, file string) error {
