@@ -27,7 +27,7 @@ setup: ## Install what tests and demo need: says what, then installs
 
 test: ## Set up what is missing and run all tests
 	scripts/setup test
-	GO='$(GO)' scripts/test
+	@GO='$(GO)' scripts/test
 
 check-quick: ## Test the packages that need nothing but Go
 	$(GO) test $(PURE)
@@ -41,8 +41,9 @@ demo: ## Show the main job on hosts of this machine
 	@$(MAKE) --no-print-directory build
 	scripts/demo
 
-bench: ## Run the benchmarks
-	$(GO) test -run '^$$' -bench . -benchtime 10x ./...
+bench: ## Run the benchmarks, each BENCHTIME (default 10x)
+	scripts/setup test
+	$(GO) test -run '^$$' -bench . -benchtime $(or $(BENCHTIME),10x) ./...
 
 fuzz: ## Run each fuzz target for FUZZTIME (default 20s)
 	GO='$(GO)' scripts/fuzz

@@ -428,3 +428,70 @@ func (d *deployment) killed(stages [][]string, victim int) (stdout string, last 
 	}
 	return out.String(), status(cmds[len(cmds)-1].ProcessState)
 }
+
+// A host that exists already: the network says where it is, and another program
+// adds what only the user's machine knows.
+func TestExistingHost(t *testing.T) {
+	t.Parallel()
+	h := testhost.Start(t, 1)[0]
+	d := &deployment{t, t.TempDir()}
+	d.write("network.nix", `{
+  board = { ... }: {
+    deployment.targetHost = "`+h.Addr.String()+`";
+    imports = [ ./board.nix ];
+  };
+}
+`)
+	d.write("board.nix", `{ ... }: { boot.isContainer = true; services.openssh.enable = true; environment.etc.board.text = "yes"; }`)
+	key := map[string]any{"hostKeys": []string{h.HostKey}, "identityFile": h.Target().IdentityFile}
+	b, err := json.Marshal(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.write("key.json", string(b))
+
+	const add = `jq -c --slurpfile key key.json 'if .name then .target += $key[0] else . end'`
+	first := d.sh("nx-provision -f network.nix | " + add + " | nx-eval -f network.nix | nx-build | nx-copy | nx-activate switch")
+	r := wantResults(t, first, map[string]string{"board": "activated"})["board"]
+	if got, err := h.Exec(t.Context(), "readlink -f /run/current-system; cat /etc/board"); err != nil || got != r.Get("storePath").Str+"\nyes" {
+		t.Errorf("the host runs %q (%v), want %s", got, err, r.Get("storePath"))
+	}
+	if r := d.sh("nx-provision show -f network.nix"); r.status != 0 || !strings.Contains(r.stdout, "board  none") {
+		t.Errorf("%+v", r)
+	}
+
+	// A host key that is not the host's is refused, before anything is sent.
+	other := strings.ReplaceAll(string(b), h.HostKey, testhost.Start(t, 1)[0].HostKey)
+	d.write("key.json", other)
+	r = wantResults(t, d.sh("nx-provision -f network.nix | "+add+" | nx-eval -f network.nix | nx-build | nx-copy"),
+		map[string]string{"board": "error: copy"})["board"]
+	if !strings.Contains(r.Get("error.message").Str, "host key") {
+		t.Errorf("error %s", r.Get("error"))
+	}
+}
+
+// The networks that these tests deploy with the stand-in evaluate with the real
+// nixpkgs too.
+func TestNetworksOnNixpkgs(t *testing.T) {
+	testhost.Need(t, "nix", "nixpkgs")
+	t.Parallel()
+	d := &deployment{t, t.TempDir()}
+	for name, text := range map[string]string{"network.nix": shop, "web.nix": web("morning"),
+		"hosts.jsonl": `{"nx":1,"name":"db","machine":{"privateIPv4":"10.0.0.7"}}
+{"nx":1,"name":"web1"}
+{"nx":1,"name":"web2"}
+`} {
+		d.write(name, text)
+	}
+	demo, err := filepath.Abs("../testdata/demo/network.nix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"network.nix", demo} {
+		r := d.sh("NIX_PATH=nixpkgs=$NXTEST_NIXPKGS nx-eval -f " + file + " hosts.jsonl")
+		got := hosts(t, r.stdout)
+		if r.status != 0 || len(got) != 3 || strings.Contains(r.stdout, "stand-in") {
+			t.Errorf("%s: %+v", file, r)
+		}
+	}
+}

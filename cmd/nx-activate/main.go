@@ -61,11 +61,10 @@ func run(ctx context.Context, p *cli.Process, action activate.Action, files cli.
 	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
 	a := activate.Activator{
 		Action: action,
-		Jobs:   p.Jobs,
 		Dial:   func(ctx context.Context, t target.Target) (activate.Conn, error) { return dialer.Dial(ctx, t) },
 		Log:    p.Log,
 	}
-	return stream.Run(ctx, s, a.Run)
+	return stream.Each(ctx, s, p.Jobs, a.Host)
 }
 
 func main() {

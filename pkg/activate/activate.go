@@ -10,10 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
 	"strings"
-	"sync"
 
 	"nx/pkg/record"
 	"nx/pkg/store"
@@ -66,7 +64,6 @@ type Activation struct {
 // An Activator activates hosts. Dial and Action must be set.
 type Activator struct {
 	Action Action
-	Jobs   int // so many hosts at once; less than 1 is 1
 
 	// Dial connects to a host.
 	Dial func(context.Context, target.Target) (Conn, error)
@@ -74,41 +71,15 @@ type Activator struct {
 	Log *slog.Logger // nil discards
 }
 
-// Run activates each host of in and emits it, with activation set, and with an
-// error where it failed. When ctx ends it starts no further host and follows
-// those in work to their end: what a host has begun, it finishes anyway. It
-// logs, with the host's name:
+// Host activates one host and sets activation on its record, also when it
+// fails. When ctx ends it follows the host to its end all the same: what a host
+// has begun, it finishes anyway. It logs, with the host's name:
 //
 //	connecting  target
 //	activating  action, path
 //	output      line: what the programs on the host print
 //	activated   result, generation
-func (a *Activator) Run(ctx context.Context, in iter.Seq2[*record.Record, error], emit func(*record.Record)) error {
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	// The slot is taken before the next record is: what was taken is started at once.
-	slots := make(chan struct{}, max(a.Jobs, 1))
-	slots <- struct{}{}
-	for r, err := range in {
-		if err != nil {
-			return err
-		}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			a.host(ctx, r)
-			emit(r)
-		})
-		select {
-		case slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-	return nil
-}
-
-// host activates one host and says on its record how it ended.
-func (a *Activator) host(ctx context.Context, r *record.Record) {
+func (a *Activator) Host(ctx context.Context, r *record.Record) error {
 	log := a.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -122,11 +93,10 @@ func (a *Activator) host(ctx context.Context, r *record.Record) {
 	if serr := r.Set("activation", got); serr != nil {
 		err = errors.Join(err, serr)
 	}
-	if err != nil {
-		r.Fail(record.Activate, err)
-		return
+	if err == nil {
+		log.Info("activated", "result", string(got.Result), "generation", got.Generation)
 	}
-	log.Info("activated", "result", string(got.Result), "generation", got.Generation)
+	return err
 }
 
 func (a *Activator) activate(ctx context.Context, log *slog.Logger, r *record.Record) (Activation, error) {

@@ -6,11 +6,9 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"maps"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -63,16 +61,6 @@ func addSystem(t testing.TB, h *testhost.Host, name string, files map[string]str
 }
 
 // hosts is a stream of host records.
-func hosts(rs ...*record.Record) iter.Seq2[*record.Record, error] {
-	return func(yield func(*record.Record, error) bool) {
-		for _, r := range rs {
-			if !yield(r, nil) {
-				return
-			}
-		}
-	}
-}
-
 func hostRecord(t testing.TB, h *testhost.Host, path store.Path) *record.Record {
 	t.Helper()
 	r, err := record.NewHost(h.Name)
@@ -101,12 +89,10 @@ func run(t testing.TB, h *testhost.Host, action activate.Action, path store.Path
 
 func runWith(t testing.TB, a *activate.Activator, r *record.Record) *record.Record {
 	t.Helper()
-	var got []*record.Record
-	check(t, a.Run(context.Background(), hosts(r), func(r *record.Record) { got = append(got, r) }))
-	if len(got) != 1 {
-		t.Fatalf("got %d records, want 1", len(got))
+	if err := a.Host(context.Background(), r); err != nil {
+		r.Fail(record.Activate, err)
 	}
-	return got[0]
+	return r
 }
 
 // state is what counts on a host, with systems by their names.
@@ -498,7 +484,7 @@ func TestConnectionLost(t *testing.T) {
 	}
 }
 
-// A deployer that is told to stop follows the host to its end, and starts no other.
+// A deployer that is told to stop follows the host to its end.
 func TestCanceled(t *testing.T) {
 	h := startHost(t)
 	reset(t, h, addSystem(t, h, "old", nil))
@@ -510,11 +496,9 @@ func TestCanceled(t *testing.T) {
 			go h.Exec(context.Background(), "echo > /tmp/go")
 		}
 	}))}
-	first, second := hostRecord(t, h, path), hostRecord(t, h, path)
-	var got []*record.Record
-	check(t, a.Run(ctx, hosts(first, second), func(r *record.Record) { got = append(got, r) }))
-	if len(got) != 1 || got[0] != first || first.Get("activation").Get("result").String() != "activated" {
-		t.Errorf("got %d records, the first %s", len(got), first.Bytes())
+	r := hostRecord(t, h, path)
+	if err := a.Host(ctx, r); err != nil || r.Get("activation").Get("result").String() != "activated" {
+		t.Errorf("%v: %s", err, r.Bytes())
 	}
 }
 
@@ -614,54 +598,5 @@ chmod 440 /etc/sudoers`)
 	want := state{running: "new", profile: "new", boot: "new", generations: 2, calls: "test new,boot new"}
 	if got := look(t, h, path); got != want {
 		t.Errorf("state\n got %+v\nwant %+v", got, want)
-	}
-}
-
-// Many hosts at once are bounded by Jobs, and an error of the input starts no more.
-func TestRunBounds(t *testing.T) {
-	const jobs = 3
-	var mu sync.Mutex
-	now, most := 0, 0
-	full := make(chan struct{})
-	a := activate.Activator{Action: activate.Switch, Jobs: jobs, Dial: func(context.Context, target.Target) (activate.Conn, error) {
-		mu.Lock()
-		now++
-		most = max(most, now)
-		if now == jobs {
-			select {
-			case <-full:
-			default:
-				close(full)
-			}
-		}
-		mu.Unlock()
-		<-full // nobody leaves before the house was full once
-		mu.Lock()
-		now--
-		mu.Unlock()
-		return nil, errors.New("closed today")
-	}}
-	broken := errors.New("input broke")
-	in := func(yield func(*record.Record, error) bool) {
-		for i := range 10 {
-			r, err := record.NewHost(fmt.Sprintf("h%d", i))
-			check(t, err)
-			check(t, r.Set("target", map[string]any{"host": "h"}))
-			check(t, r.Set("storePath", "/nix/store/00000000000000000000000000000000-nixos-system-h"))
-			if !yield(r, nil) {
-				return
-			}
-		}
-		yield(nil, broken)
-	}
-	var names []string
-	err := a.Run(context.Background(), in, func(r *record.Record) {
-		mu.Lock()
-		defer mu.Unlock()
-		names = append(names, r.Name())
-	})
-	slices.Sort(names)
-	if want := []string{"h0", "h1", "h2", "h3", "h4", "h5", "h6", "h7", "h8", "h9"}; !reflect.DeepEqual(names, want) || !errors.Is(err, broken) || most != jobs {
-		t.Errorf("got %q, %v, %d at once\nwant %q, %v, %d", names, err, most, want, broken, jobs)
 	}
 }

@@ -179,6 +179,36 @@ func TestCutStartsNothingMore(t *testing.T) {
 	})
 }
 
+// No more than jobs hosts are in work at a time, and that many are.
+func TestEachBounds(t *testing.T) {
+	const jobs = 3
+	var in strings.Builder
+	for i := range 10 {
+		fmt.Fprintf(&in, `{"nx":1,"name":"h%d"}`+"\n", i)
+	}
+	s, _ := over(in.String(), false)
+	var now, most atomic.Int32
+	full := make(chan struct{})
+	err := Each(t.Context(), s, jobs, func(context.Context, *record.Record) error {
+		defer now.Add(-1)
+		n := now.Add(1)
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+		if n == jobs {
+			select {
+			case <-full:
+			default:
+				close(full)
+			}
+		}
+		<-full // nobody leaves before the house was full once
+		return nil
+	})
+	if err != nil || most.Load() != jobs {
+		t.Errorf("%v, at most %d at a time, want %d", err, most.Load(), jobs)
+	}
+}
+
 func TestFailureIsTheHosts(t *testing.T) {
 	s, out := over(web1+web2, false)
 	err := Each(t.Context(), s, 2, func(_ context.Context, r *record.Record) error {
