@@ -88,7 +88,7 @@ func (r *Record) StorePath() (store.Path, error) { return r.path("storePath", st
 func (r *Record) path(key string, parse func(string) (store.Path, error)) (store.Path, error) {
 	v := r.Get(key)
 	if !v.Exists() {
-		return "", fmt.Errorf("the record has no %q", key)
+		return "", missingError(key)
 	}
 	if v.Type != gjson.String {
 		return "", fmt.Errorf("%q is %s, not a store path", key, excerpt([]byte(v.Raw)))
@@ -100,12 +100,23 @@ func (r *Record) path(key string, parse func(string) (store.Path, error)) (store
 	return p, nil
 }
 
+// A missingError names a member that an earlier tool should have set.
+type missingError string
+
+func (e missingError) Error() string { return fmt.Sprintf("the record has no %q", string(e)) }
+
+// Hint says which tool writes the member.
+func (e missingError) Hint() string {
+	writer := map[string]string{"target": "nx-provision or nx-eval", "drvPath": "nx-eval", "storePath": "nx-build"}[string(e)]
+	return writer + " adds it: it stands earlier in the pipe"
+}
+
 // Target returns how the host is reached. The error names the field that is
 // missing, of the wrong type, or unsafe.
 func (r *Record) Target() (target.Target, error) {
 	v := r.Get("target")
 	if !v.Exists() {
-		return target.Target{}, errors.New(`the record has no "target"`)
+		return target.Target{}, missingError("target")
 	}
 	t, err := parseTarget(v, "target")
 	if err != nil {
@@ -131,7 +142,7 @@ func parseTarget(v gjson.Result, at string) (target.Target, error) {
 	if err := json.Unmarshal([]byte(v.Raw), &t); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) {
-			err = fmt.Errorf("%q is a %s", wrong.Field, wrong.Value)
+			err = fmt.Errorf("%q is a %s: %s", wrong.Field, wrong.Value, excerpt([]byte(v.Get(wrong.Field).Raw)))
 		}
 		return target.Target{}, fmt.Errorf("%q: %w", at, err)
 	}

@@ -147,7 +147,8 @@ func TestTarget(t *testing.T) {
 		`{"nx":1,"name":"a"}`:                                                         `no "target"`,
 		`{"nx":1,"name":"a","target":"h"}`:                                            `not an object`,
 		`{"nx":1,"name":"a","target":{}}`:                                             `target.host ""`,
-		`{"nx":1,"name":"a","target":{"host":"h","port":"22"}}`:                       `"port" is a string`,
+		`{"nx":1,"name":"a","target":{"host":"h","port":22.5}}`:                       `"port" is a number 22.5: "22.5"`,
+		`{"nx":1,"name":"a","target":{"host":"h","port":"ssh"}}`:                      `"port" is a string: "\"ssh\""`,
 		`{"nx":1,"name":"a","target":{"host":"-oProxyCommand=evil"}}`:                 `must not be empty or start with '-'`,
 		`{"nx":1,"name":"a","target":{"host":"h","previous":{"host":"a b"}}}`:         `target.previous`,
 		`{"nx":1,"name":"a","target":{"host":"h","hostKeys":["ssh-ed25519 A\nb c"]}}`: `target.hostKeys`,
@@ -171,6 +172,19 @@ func TestPaths(t *testing.T) {
 	}
 	if _, err := r.StorePath(); err == nil || !strings.Contains(err.Error(), `"storePath" is "7"`) {
 		t.Errorf("StorePath: %v", err)
+	}
+	for _, tt := range []struct {
+		missing func(*Record) error
+		want    string
+	}{
+		{func(r *Record) error { _, err := r.Target(); return err }, "nx-provision or nx-eval adds it"},
+		{func(r *Record) error { _, err := r.DrvPath(); return err }, "nx-eval adds it"},
+		{func(r *Record) error { _, err := r.StorePath(); return err }, "nx-build adds it"},
+	} {
+		var hinted interface{ Hint() string }
+		if err := tt.missing(parse(t, `{"nx":1,"name":"a"}`)); !errors.As(err, &hinted) || !strings.HasPrefix(hinted.Hint(), tt.want) {
+			t.Errorf("%v: want a hint with %q", err, tt.want)
+		}
 	}
 	r.Delete("storePath")
 	if _, err := r.StorePath(); err == nil || !strings.Contains(err.Error(), `no "storePath"`) {
