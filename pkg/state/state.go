@@ -87,9 +87,25 @@ func Read(file string) (*State, error) {
 		return nil, fmt.Errorf("read state: %w", err)
 	}
 	if s.content, err = parse(b); err != nil {
-		return nil, fmt.Errorf("read state %s: %w", file, err)
+		return nil, &readError{file, err}
 	}
 	return s, nil
+}
+
+// A readError is why a state that is there cannot be used.
+type readError struct {
+	file string
+	err  error
+}
+
+func (e *readError) Error() string { return fmt.Sprintf("read state %s: %v", e.file, e.err) }
+
+func (e *readError) Unwrap() error { return e.err }
+
+// Hint says what to do about it. To remove the file is no advice: what it
+// remembers would be made again beside what is there.
+func (e *readError) Hint() string {
+	return "it was left as it is, and nothing was done: put back a copy of it; only it knows what nx-provision made"
 }
 
 // Open returns the state in file to be changed, and keeps others from changing it

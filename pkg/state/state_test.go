@@ -164,6 +164,10 @@ func TestDamaged(t *testing.T) {
 			if err := os.WriteFile(file, []byte(tt.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
+			var hinted interface{ Hint() string }
+			if _, err := Read(file); !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "put back a copy") {
+				t.Errorf("Read: %v, without a hint", err)
+			}
 			if _, err := Read(file); err == nil || !strings.Contains(err.Error(), tt.wantErr) || !strings.HasPrefix(err.Error(), "read state "+file) {
 				t.Errorf("Read: %v, want %q", err, tt.wantErr)
 			}
