@@ -26,11 +26,23 @@ func (e *EvalError) Log() string { return e.log }
 
 // Hint says what may help, if anything is known.
 func (e *EvalError) Hint() string {
-	if strings.Contains(e.Message, "/"+sealName+"' has an unsupported type") {
+	switch {
+	case strings.Contains(e.Message, "/"+sealName+"' has an unsupported type"):
 		return "the configuration copies the folder with nx's state into the Nix store, as src = ./. does: name a folder without .nx, or filter it out"
+	case noAddress.MatchString(e.Message):
+		return "addresses come with the hosts' records: pipe those of nx-provision to nx-eval, or set it in the network"
+	}
+	if m := noArgument.FindStringSubmatch(e.Message); m != nil {
+		return fmt.Sprintf("an argument of the network itself is given by --arg %s EXPR or --argstr %[1]s TEXT", m[1])
 	}
 	return ""
 }
+
+var (
+	noArgument = regexp.MustCompile(`called without required argument '([^']*)'`)
+	// "was accessed but has no value defined", earlier "is used but not defined"
+	noAddress = regexp.MustCompile("^The option `networking\\.(?:private|public)IPv4' (?:was accessed but has no value|is used but not) defined")
+)
 
 // A step is one entry of Nix' trace with what belongs to it.
 type step struct {
@@ -85,7 +97,7 @@ func parseError(lines []string, foreign func(file string) bool) *EvalError {
 	}
 
 	own := func(s *step) bool { return s.at != "" && !foreign(s.file) }
-	e := &EvalError{Message: oneLine(message.text)}
+	e := &EvalError{Message: strings.TrimSuffix(oneLine(message.text), ".")}
 	if e.Message == "" {
 		e.Message = "Nix gave no reason"
 	}

@@ -89,6 +89,23 @@ func TestParseError(t *testing.T) {
 	}
 }
 
+func TestHints(t *testing.T) {
+	for line, want := range map[string]string{
+		"error: anonymous function at /net/a.nix:1:1 called without required argument 'region'":                     "--arg region EXPR",
+		"error: The option `networking.privateIPv4' was accessed but has no value defined. Try setting the option.": "pipe those of nx-provision",
+		"error: The option `networking.privateIPv4' is used but not defined.":                                       "pipe those of nx-provision",
+		"error: The option `networking.hostId' is used but not defined.":                                            "",
+	} {
+		e := parseError([]string{line}, notMine)
+		if got := e.Hint(); !strings.Contains(got, want) || want == "" && got != "" {
+			t.Errorf("%s: hint %q, want %q", line, got, want)
+		}
+		if strings.HasSuffix(e.Message, ".") {
+			t.Errorf("message %q ends in a full stop", e.Message)
+		}
+	}
+}
+
 func FuzzParseError(f *testing.F) {
 	for _, name := range []string{"throw-2.8", "throw-2.26", "option-2.8", "option-2.26"} {
 		f.Add(strings.Join(recorded(f, name), "\n"))
