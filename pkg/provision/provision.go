@@ -16,7 +16,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"strings"
 
 	"nx/pkg/record"
 	"nx/pkg/state"
@@ -178,8 +177,11 @@ func (p *Provisioner) Apply(ctx context.Context, r *record.Record) error {
 	if err != nil {
 		return err
 	}
+	if err := fill(r, entry.Provider, host); err != nil {
+		return err
+	}
 	p.log().Info("applied", "host", m.Name, "target", host.Target.Host)
-	return fill(r, entry.Provider, host)
+	return nil
 }
 
 // Check asks the host's provider how it is.
@@ -269,8 +271,8 @@ func (p *Provisioner) provider(env string) (Provider, error) {
 	if provider, ok := p.Providers[env]; ok {
 		return provider, nil
 	}
-	return nil, fmt.Errorf("find provider: deployment.targetEnv is %q, which is none of %s",
-		env, strings.Join(slices.Sorted(maps.Keys(p.Providers)), ", "))
+	return nil, fmt.Errorf("find provider: deployment.targetEnv is %q, and known are %q",
+		env, slices.Sorted(maps.Keys(p.Providers)))
 }
 
 func (p *Provisioner) log() *slog.Logger {

@@ -77,7 +77,7 @@ func TestExistingHosts(t *testing.T) {
 	want := `{"nx":1,"kind":"host","name":"web1","tags":["a","web"],"target":{"host":"web1.example.org"},"machine":{"provider":"none"}}
 {"nx":1,"kind":"host","name":"web2","target":{"host":"web2","port":2222,"user":"deploy","sudo":["doas"]},"machine":{"provider":"none"}}
 {"nx":1,"kind":"host","name":"evil","error":{"stage":"provision","message":"describe target: target.host \"-oProxyCommand=evil\" must not be empty or start with '-'"}}
-{"nx":1,"kind":"host","name":"far","error":{"stage":"provision","message":"find provider: deployment.targetEnv is \"moon\", which is none of none, sandbox"}}
+{"nx":1,"kind":"host","name":"far","error":{"stage":"provision","message":"find provider: deployment.targetEnv is \"moon\", and known are [\"none\" \"sandbox\"]"}}
 {"nx":1,"kind":"host","name":"broken","error":{"stage":"provision","message":"evaluate deployment: attribute 'x' missing"}}
 `
 	if got != want {
@@ -114,7 +114,7 @@ func TestStateAndNetworkDiffer(t *testing.T) {
 	}
 	const (
 		moved   = `{"nx":1,"kind":"host","name":"web1","error":{"stage":"provision","message":"find provider of web1: it was made by sandbox, and deployment.targetEnv is now \"none\""}}` + "\n"
-		unknown = `{"nx":1,"kind":"host","name":"lost","error":{"stage":"provision","message":"find provider: deployment.targetEnv is \"ec2\", which is none of none, sandbox"}}` + "\n"
+		unknown = `{"nx":1,"kind":"host","name":"lost","error":{"stage":"provision","message":"find provider: deployment.targetEnv is \"ec2\", and known are [\"none\" \"sandbox\"]"}}` + "\n"
 	)
 	got := run(t, must[[]*record.Record](t)(p.Wanted()), p.Apply)
 	want := moved + `{"nx":1,"kind":"host","name":"web2","target":{"host":"web2"},"machine":{"provider":"none"}}` + "\n"
