@@ -212,7 +212,7 @@ func (p *Process) Produce(stage record.Stage, hosts []*record.Record) *stream.St
 func (p *Process) Confirm(question, instead string) error {
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
 	if err != nil {
-		return &UsageError{fmt.Errorf("%s: there is no terminal to ask at", question), "say " + instead}
+		return &UsageError{fmt.Errorf("ask %q: there is no terminal", question), "say " + instead}
 	}
 	defer tty.Close()
 	fmt.Fprintf(tty, "%s: %s [y/N] ", p.Tool, question)
