@@ -2,6 +2,8 @@ package testhost
 
 import (
 	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -51,6 +53,8 @@ func makeDisk(disk, name string, opt Options) error {
 		// what nixos-rebuild, nixos-enter and switch-to-configuration know NixOS by
 		"etc/NIXOS":      "",
 		"etc/os-release": "ID=nixos\nNAME=NixOS\nPRETTY_NAME=\"a host in namespaces that looks like NixOS\"\n",
+		// systemd takes a host without one for new, and enables all services that /usr has
+		"etc/machine-id": machineID() + "\n",
 		"etc/nix/nix.conf": "build-users-group =\nsandbox = false\nsubstituters =\n" +
 			"experimental-features = nix-command flakes\n",
 		"var/log/lastlog":     "", // sshd complains when it is not there
@@ -71,6 +75,14 @@ func makeDisk(disk, name string, opt Options) error {
 		return fmt.Errorf("make disk: %w", err)
 	}
 	return nil
+}
+
+// machineID returns a random id as machine-id(5) wants it.
+func machineID() string {
+	id := make([]byte, 16)
+	rand.Read(id)
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80 // a UUID of version 4
+	return hex.EncodeToString(id)
 }
 
 // The second AuthorizedKeysFile is where NixOS writes users.users.*.openssh's keys.

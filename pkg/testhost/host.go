@@ -51,6 +51,9 @@ var initScript []byte
 // bootTime is how long a host may take until its sshd answers. It takes 0.2 s.
 const bootTime = time.Minute
 
+// systemdReboot is SIGRTMIN+5, at which systemd starts its reboot.target (systemd(1)).
+const systemdReboot = unix.Signal(34 + 5)
+
 // errOff says that a host does not run.
 var errOff = errors.New("host is off")
 
@@ -163,6 +166,10 @@ func (h *Host) boot(ctx context.Context, opt Options, authorized string, running
 		if err := connect(ctx, r); err != nil {
 			return err
 		}
+		// Before it runs: who is killed now leaves a host that the lab knows.
+		if err := h.lab.write(r); err != nil {
+			return err
+		}
 		return h.supervise(ctx, r.Net, last, opt, running)
 	})
 }
@@ -195,7 +202,14 @@ func (h *Host) supervise(ctx context.Context, k, last int, opt Options, running 
 	defer console.Close()
 	// Not CommandContext: the host outlives ctx.
 	cmd := exec.Command("/bin/sh", filepath.Join(h.dir, "supervise.sh"),
-		h.dir, h.Name, fmt.Sprintf("10.231.%d.%d/24", k, last), opt.nix())
+		h.dir, h.Name, fmt.Sprintf("10.231.%d.%d/24", k, last), opt.nix(), opt.init())
+	if opt.Systemd {
+		group, err := cgroup(k, last)
+		if err != nil {
+			return err
+		}
+		cmd.Args = append(cmd.Args, group)
+	}
 	cmd.Dir = "/"
 	cmd.Env = []string{"PATH=" + path}
 	cmd.Stdout, cmd.Stderr = console, console
@@ -350,8 +364,8 @@ func (h *Host) Mend(ctx context.Context) error {
 	return nil
 }
 
-// Reboot ends the host's pid 1 as "kill 1" there does, and returns when the sshd of
-// the next boot answers, at once when the cable is pulled.
+// Reboot has the host's pid 1 end as "kill 1" or "systemctl reboot" there does, and
+// returns when the sshd of the next boot answers, at once when the cable is pulled.
 func (h *Host) Reboot(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, bootTime)
 	defer cancel()
@@ -360,7 +374,15 @@ func (h *Host) Reboot(ctx context.Context) error {
 		return fmt.Errorf("reboot host %s: %w", h.Name, err)
 	}
 	defer p.close()
-	if err := p.kill(unix.SIGTERM); err != nil {
+	comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.pid))
+	if err != nil {
+		return fmt.Errorf("reboot host %s: %w", h.Name, err)
+	}
+	sig := unix.SIGTERM
+	if string(trimLine(comm)) == "systemd" {
+		sig = systemdReboot
+	}
+	if err := p.kill(sig); err != nil {
 		return fmt.Errorf("reboot host %s: %w", h.Name, err)
 	}
 	if err := p.wait(ctx); err != nil {
@@ -380,7 +402,7 @@ func (h *Host) Stop(ctx context.Context) error {
 	}
 	return h.lab.change(ctx, func(r *registry) error {
 		if last, ok := r.Hosts[h.Name]; ok {
-			if err := unplug(ctx, r.Net, last); err != nil {
+			if err := errors.Join(unplug(ctx, r.Net, last), removeCgroup(ctx, r.Net, last)); err != nil {
 				return fmt.Errorf("stop host %s: %w", h.Name, err)
 			}
 		}

@@ -3,7 +3,8 @@
 // and database, profiles, /etc, /var and home folders, and can be rebooted or cut
 // off. A host is a set of Linux namespaces, so it starts in a fifth of a second
 // and costs a megabyte. It shares the kernel and a read-only /usr with this
-// machine, and has no systemd: sshd is its pid 1.
+// machine. Its pid 1 is sshd; with [Options.Systemd] it is systemd, which costs
+// some more of both.
 //
 // Hosts outlive the process that started them and are found again by their lab's
 // folder. They are made for three users: tests, the sandbox provider, and
@@ -56,6 +57,10 @@ type Options struct {
 
 	// Shell is root's login shell, "" for /bin/bash. It counts when the host is made.
 	Shell string
+
+	// Systemd makes systemd the host's pid 1, with D-Bus, journal and logind, and
+	// sshd one of its services. It counts at every start.
+	Systemd bool
 }
 
 // ErrNoHost says that the lab has no host of that name.
@@ -82,13 +87,13 @@ func (e *MissingError) Hint() string {
 	return "apt-get install " + e.Package
 }
 
-// Supported tells what this machine lacks to run a host with these options, as a
-// [*MissingError], or nil.
+// Supported tells what this machine lacks to run a host with these options, or nil.
+// What Debian has is a [*MissingError].
 func Supported(opt Options) error {
 	if os.Geteuid() != 0 {
 		return &MissingError{}
 	}
-	for _, m := range []MissingError{
+	needs := []MissingError{
 		{"ip", "iproute2"},
 		{"unshare", "util-linux"},
 		{"nsenter", "util-linux"},
@@ -96,7 +101,14 @@ func Supported(opt Options) error {
 		{"pivot_root", "util-linux"},
 		{"/usr/sbin/sshd", "openssh-server"},
 		{filepath.Join(opt.nix(), "bin", "nix-store"), "nix-bin"},
-	} {
+	}
+	if opt.Systemd {
+		if _, err := cgroupRoot(); err != nil {
+			return err
+		}
+		needs = append(needs, MissingError{systemd, "systemd"}, MissingError{"dbus-daemon", "dbus"})
+	}
+	for _, m := range needs {
 		if _, err := lookPath(m.Program); err != nil {
 			return &m
 		}
@@ -117,6 +129,16 @@ func (o Options) shell() string {
 	}
 	return o.Shell
 }
+
+func (o Options) init() string {
+	if o.Systemd {
+		return "systemd"
+	}
+	return "sshd"
+}
+
+// systemd is where init.sh finds it, with or without a merged /usr.
+const systemd = "/lib/systemd/systemd"
 
 // path is where the programs that hosts are started with are looked for: root's
 // usual one, whatever the caller's is.

@@ -314,10 +314,17 @@ func TestMain(m *testing.M) {
 // tethered starts a host as a test does, says where it is, and hangs.
 func tethered() {
 	tb := &fatalTB{dir: os.Getenv("NXTEST_TETHERED")}
-	h := testhost.Start(tb, 1)[0]
+	opt := testhost.Options{Systemd: os.Getenv("NXTEST_TETHERED_SYSTEMD") != ""}
+	h, err := testhost.NewLab(tb).Start(context.Background(), "h1", opt)
+	if err != nil {
+		panic(err)
+	}
 	fmt.Println(h.Disk("etc"))
 	select {}
 }
+
+// cleanups are never run: they keep what they would close, the reaper's stdin, open.
+var cleanups []func()
 
 // fatalTB is a testing.TB for a process that has no test.
 type fatalTB struct {
@@ -326,7 +333,7 @@ type fatalTB struct {
 }
 
 func (f *fatalTB) Helper()                      {}
-func (f *fatalTB) Cleanup(func())               {}
+func (f *fatalTB) Cleanup(do func())            { cleanups = append(cleanups, do) }
 func (f *fatalTB) TempDir() string              { return f.dir }
 func (f *fatalTB) Fatalf(s string, args ...any) { panic(fmt.Sprintf(s, args...)) }
 func (f *fatalTB) Skipf(s string, args ...any)  { panic(fmt.Sprintf(s, args...)) }
@@ -334,9 +341,18 @@ func (f *fatalTB) Skipf(s string, args ...any)  { panic(fmt.Sprintf(s, args...))
 // A test process that is killed takes its hosts with it.
 func TestTether(t *testing.T) {
 	testhost.Need(t, "root")
+	t.Run("sshd", func(t *testing.T) { tether(t) })
+	t.Run("systemd", func(t *testing.T) {
+		testhost.Need(t, "systemd")
+		wantNoGroup(t, tether(t, "NXTEST_TETHERED_SYSTEMD=1"))
+	})
+}
+
+func tether(t *testing.T, env ...string) *testhost.Host {
+	t.Helper()
 	dir := t.TempDir()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), "NXTEST_TETHERED="+dir)
+	cmd.Env = append(append(os.Environ(), "NXTEST_TETHERED="+dir), env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -375,6 +391,7 @@ func TestTether(t *testing.T) {
 			t.Errorf("the bridge %s is left", name)
 		}
 	}
+	return h
 }
 
 // reapers returns the processes that have dir as an argument and reap.sh as name.

@@ -30,6 +30,7 @@ type TB interface {
 // test fails instead when NXTEST_REQUIRE, a comma list, has the missing word.
 //
 //	root      namespace hosts can be started here
+//	systemd   such hosts can be started with systemd
 //	nix       nix-store is in PATH
 //	nix-new   NXTEST_NIX_NEW names a folder with a newer Nix, as bin/nix-store
 //	nixpkgs   NXTEST_NIXPKGS names a nixpkgs tree
@@ -53,6 +54,8 @@ func Missing(word string) (missing error, required bool) {
 	switch word {
 	case "root":
 		missing = Supported(Options{})
+	case "systemd":
+		missing = Supported(Options{Systemd: true})
 	case "nix":
 		_, missing = exec.LookPath("nix-store")
 	case "nix-new":

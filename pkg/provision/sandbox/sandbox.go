@@ -30,7 +30,8 @@ type Provider struct {
 
 // options are deployment.sandbox.
 type options struct {
-	Nix string `json:"nix"` // as [testhost.Options.Nix]
+	Nix     string `json:"nix"`     // as [testhost.Options.Nix]
+	Systemd bool   `json:"systemd"` // as [testhost.Options.Systemd]
 }
 
 // facts are what the state keeps of a host. They are empty from before it is made
@@ -56,7 +57,7 @@ func (p *Provider) Ensure(ctx context.Context, m provision.Machine, known json.R
 		return provision.Host{}, err
 	}
 	// Before anything is remembered: a network tried without root leaves nothing.
-	opt := testhost.Options{Nix: o.Nix}
+	opt := testhost.Options{Nix: o.Nix, Systemd: o.Systemd}
 	if err := testhost.Supported(opt); err != nil {
 		return provision.Host{}, fmt.Errorf("start sandbox %s: %w", m.Name, err)
 	}

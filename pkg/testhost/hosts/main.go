@@ -24,6 +24,7 @@ func main() {
 	log.SetPrefix("hosts: ")
 	dir := flag.String("dir", ".nx/hosts", "the lab's folder")
 	nix := flag.String("nix", "", "with up: the folder whose bin has the hosts' Nix (default /usr)")
+	systemd := flag.Bool("systemd", false, "with up: the hosts run systemd")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
@@ -33,7 +34,7 @@ func main() {
 		log.Fatal(err)
 	}
 	lab := &testhost.Lab{Dir: abs, IdentityFile: filepath.Join(abs, ".id_ed25519")}
-	if err := run(ctx, lab, testhost.Options{Nix: *nix}, flag.Args()); err != nil {
+	if err := run(ctx, lab, testhost.Options{Nix: *nix, Systemd: *systemd}, flag.Args()); err != nil {
 		log.Fatal(err)
 	}
 }
