@@ -55,7 +55,7 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process) error {
 	if c.GCRootDir == "" {
 		c.GCRootDir = filepath.Join(p.Root, ".nx/drvs")
 	}
-	e := &eval.Evaluator{Network: n, Roots: nix, RootDir: c.GCRootDir, Log: p.Log}
+	e := &eval.Evaluator{Network: n, Store: nix, Root: p.Root, RootDir: c.GCRootDir, Log: p.Log}
 
 	s := p.Produce(record.Eval, nil)
 	if c.All {

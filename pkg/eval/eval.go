@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 
@@ -22,16 +23,20 @@ import (
 	"nx/pkg/store"
 )
 
-// A Rooter keeps store paths from being collected as garbage.
-type Rooter interface {
+// A Store is the part of the local Nix store that this stage needs.
+type Store interface {
 	// AddRoot makes link a symlink to p that keeps p's closure.
 	AddRoot(ctx context.Context, link string, p store.Path) error
+	// Sources returns what a derivation needs that no derivation makes: files and
+	// folders that evaluation copied into the store.
+	Sources(ctx context.Context, drv store.Path) ([]store.Path, error)
 }
 
 // An Evaluator is one run of the stage.
 type Evaluator struct {
 	Network *network.Network
-	Roots   Rooter
+	Store   Store
+	Root    string       // the folder that has .nx
 	RootDir string       // holds a link to each host's derivation, named like the host
 	Log     *slog.Logger // nil discards
 
@@ -151,7 +156,10 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 	if s.Err != nil {
 		return s.Err
 	}
-	if err := e.Roots.AddRoot(ctx, filepath.Join(e.RootDir, s.Name), s.DrvPath); err != nil {
+	if err := e.checkSources(ctx, s.DrvPath); err != nil {
+		return err
+	}
+	if err := e.Store.AddRoot(ctx, filepath.Join(e.RootDir, s.Name), s.DrvPath); err != nil {
 		return err
 	}
 	e.Log.Info("evaluated", "host", s.Name, "drv", string(s.DrvPath))
@@ -179,4 +187,43 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 		}
 	}
 	return nil
+}
+
+// checkSources refuses a system that has nx's own folder among its sources. An
+// evaluation that copies the folder as it is fails by itself (network.Seal); this
+// finds it behind a filter, such as lib.cleanSource.
+func (e *Evaluator) checkSources(ctx context.Context, drv store.Path) error {
+	root, err := filepath.Abs(e.Root)
+	if err != nil {
+		return fmt.Errorf("check sources: %w", err)
+	}
+	sources, err := e.Store.Sources(ctx, drv)
+	if err != nil {
+		return err
+	}
+	for _, p := range sources {
+		// What was copied may be the folder of .nx or one above it.
+		for dir, below := root, ""; ; dir, below = filepath.Dir(dir), filepath.Join(filepath.Base(dir), below) {
+			for _, ours := range []string{"state.json", "id_ed25519", "drvs"} {
+				if _, err := os.Lstat(filepath.Join(string(p), below, ".nx", ours)); err == nil {
+					return &leakError{p}
+				}
+			}
+			if dir == filepath.Dir(dir) {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// A leakError says that nx's own folder is in the Nix store, for all to read.
+type leakError struct{ source store.Path }
+
+func (e *leakError) Error() string {
+	return fmt.Sprintf("evaluate configuration: it copies .nx into the Nix store, as part of %s", e.source)
+}
+
+func (e *leakError) Hint() string {
+	return fmt.Sprintf("leave .nx out of that source, then delete what is there: nix-store --delete %s", e.source)
 }

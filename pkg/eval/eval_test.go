@@ -75,6 +75,10 @@ func (r *roots) AddRoot(_ context.Context, link string, p store.Path) error {
 	return r.err
 }
 
+func (r *roots) Sources(ctx context.Context, drv store.Path) ([]store.Path, error) {
+	return (&nixcmd.Nix{}).Sources(ctx, drv)
+}
+
 var drv = regexp.MustCompile(`/nix/store/[0-9a-z]{32}-nixos-system-[^"]*\.drv`)
 
 // run gives facts all records and the stage those that chosen names, and
@@ -112,7 +116,7 @@ func TestRun(t *testing.T) {
 		};
 	}`)
 	rooted := &roots{}
-	e := &eval.Evaluator{Network: n, Roots: rooted, RootDir: "drvs"}
+	e := &eval.Evaluator{Network: n, Store: rooted, RootDir: "drvs"}
 	got, err := run(t, e, parse(t,
 		// What the network says of a target fills what the stream leaves open.
 		`{"nx":1,"kind":"host","name":"web","tags":["stream"],"target":{"host":"192.0.2.1","user":"root","x":1},"more":[1, 2]}`,
@@ -144,14 +148,14 @@ func TestRunFails(t *testing.T) {
 	standIn(t)
 	host := `{"nx":1,"kind":"host","name":"a"}`
 	t.Run("the network", func(t *testing.T) {
-		e := &eval.Evaluator{Network: write(t, "{ a = ; }"), Roots: &roots{}}
+		e := &eval.Evaluator{Network: write(t, "{ a = ; }"), Store: &roots{}}
 		got, err := run(t, e, parse(t, host), "a")
 		if err == nil || !strings.Contains(err.Error(), "read network") || len(got) > 0 {
 			t.Errorf("got %v, error %v, want the network's", got, err)
 		}
 	})
 	t.Run("keeping the derivation", func(t *testing.T) {
-		e := &eval.Evaluator{Network: write(t, "{ a.boot.isContainer = true; }"), Roots: &roots{err: errors.New("disk full")}}
+		e := &eval.Evaluator{Network: write(t, "{ a.boot.isContainer = true; }"), Store: &roots{err: errors.New("disk full")}}
 		got, err := run(t, e, parse(t, host), "a")
 		if want := `"error":{"stage":"eval","message":"disk full"}`; err != nil || !strings.Contains(got["a"], want) {
 			t.Errorf("got %v, error %v, want %s", got, err, want)
@@ -187,5 +191,29 @@ func TestAll(t *testing.T) {
 		if !slices.Equal(got, want) {
 			t.Errorf("All with tags %v\n got %q\nwant %q", tags, got, want)
 		}
+	}
+}
+
+// A filter that drops the socket in .nx, and would let nx's secrets pass.
+func TestSealBehindFilter(t *testing.T) {
+	standIn(t)
+	n := write(t, `{
+		clean = { boot.isContainer = true; };
+		leaky = { pkgs, ... }: {
+			boot.isContainer = true;
+			environment.etc.src.source = builtins.filterSource (path: type: type != "unknown") ../.;
+		};
+	}`)
+	root := filepath.Dir(n.Files[0])
+	if err := os.Mkdir(filepath.Join(root, ".nx"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, ".nx", "id_ed25519"), []byte("a secret of this test "+root), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e := &eval.Evaluator{Network: n, Store: &roots{}, Root: root}
+	got, err := run(t, e, parse(t, `{"nx":1,"name":"clean"}`, `{"nx":1,"name":"leaky"}`), "clean", "leaky")
+	if err != nil || strings.Contains(got["clean"], "error") || !strings.Contains(got["leaky"], "it copies .nx into the Nix store, as part of /nix/store/") {
+		t.Errorf("%v: %v", err, got)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"nx/pkg/store"
 )
@@ -32,4 +33,24 @@ func (n *Nix) AddRoot(ctx context.Context, link string, p store.Path) error {
 		return fmt.Errorf("keep %s: %w", p, err)
 	}
 	return nil
+}
+
+// Sources returns the paths in a derivation's closure that no derivation makes:
+// files and folders that evaluation copied into the store.
+func (n *Nix) Sources(ctx context.Context, drv store.Path) ([]store.Path, error) {
+	out, err := n.output(ctx, "nix-store", "--query", "--requisites", string(drv))
+	if err != nil {
+		return nil, fmt.Errorf("list sources of %s: %w", drv, err)
+	}
+	var sources []store.Path
+	for line := range strings.Lines(string(out)) {
+		p, err := store.Parse(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return nil, fmt.Errorf("list sources of %s: %w", drv, err)
+		}
+		if !p.IsDerivation() {
+			sources = append(sources, p)
+		}
+	}
+	return sources, nil
 }
