@@ -163,8 +163,15 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 		return err
 	}
 	e.Log.Info("evaluated", "host", s.Name, "drv", string(s.DrvPath))
+	user := r.Get("target").Get("user")
+	if !user.Exists() {
+		user = gjson.GetBytes(s.Target, "user")
+	}
 	var target []record.Member
 	gjson.ParseBytes(s.Target).ForEach(func(k, v gjson.Result) bool {
+		if k.Str == "sudo" && user.Str == "root" {
+			return true // has no use for it
+		}
 		// What the stream says wins, field by field.
 		if !r.Get("target").Get(k.Str).Exists() {
 			target = append(target, record.Member{Key: k.Str, Value: json.RawMessage(v.Raw)})

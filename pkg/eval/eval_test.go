@@ -109,6 +109,7 @@ func TestRun(t *testing.T) {
 		defaults = { boot.isContainer = true; deployment.tags = [ "net" ]; };
 		resources.elasticIPs.ip = { };
 		db = { };
+		mail = { };
 		odd = throw "never";
 		web = { nodes, resources, ... }: {
 			deployment = { targetPort = 2222; targetUser = "admin"; };
@@ -120,15 +121,17 @@ func TestRun(t *testing.T) {
 	got, err := run(t, e, parse(t,
 		// What the network says of a target fills what the stream leaves open.
 		`{"nx":1,"kind":"host","name":"web","tags":["stream"],"target":{"host":"192.0.2.1","user":"root","x":1},"more":[1, 2]}`,
+		`{"nx":1,"kind":"host","name":"mail","target":{"user":"deploy"}}`,
 		`{"nx":1,"kind":"host","name":"gone"}`,
 		`{"nx":1,"kind":"host","name":"odd"}`,
 		// Not chosen, and failed: its address is known nevertheless.
 		`{"nx":1,"kind":"host","name":"db","machine":{"privateIPv4":"10.0.0.1","publicIPv4":7},"error":{"stage":"provision","message":"x"}}`,
 		`{"nx":1,"kind":"resource","type":"elasticIPs","name":"ip","outputs":{"address":"203.0.113.9"}}`,
 		`{"nx":1,"kind":"resource","type":"elasticIPs","name":"none"}`,
-	), "web", "gone", "odd")
+	), "web", "mail", "gone", "odd")
 	want := map[string]string{
-		"web":  `{"nx":1,"kind":"host","name":"web","tags":["net","stream"],"target":{"host":"192.0.2.1","user":"root","x":1,"port":2222,"sudo":["sudo","-H","--"]},"system":"x86_64-linux","drvPath":"DRV","deployment":{"alwaysActivate":true,"hasFastConnection":false,"keys":{}},"more":[1, 2]}`,
+		"web":  `{"nx":1,"kind":"host","name":"web","tags":["net","stream"],"target":{"host":"192.0.2.1","user":"root","x":1,"port":2222},"system":"x86_64-linux","drvPath":"DRV","deployment":{"alwaysActivate":true,"hasFastConnection":false,"keys":{}},"more":[1, 2]}`,
+		"mail": `{"nx":1,"kind":"host","name":"mail","tags":["net"],"target":{"user":"deploy","host":"mail","port":22,"sudo":["sudo","-H","--"]},"system":"x86_64-linux","drvPath":"DRV","deployment":{"alwaysActivate":true,"hasFastConnection":false,"keys":{}}}`,
 		"gone": `{"nx":1,"kind":"host","name":"gone","error":{"stage":"eval","message":"evaluate configuration: the network has no machine \"gone\""}}`,
 	}
 	odd := got["odd"]
@@ -139,8 +142,8 @@ func TestRun(t *testing.T) {
 	if !strings.Contains(odd, `"error":{"stage":"eval","message":"evaluate configuration: never`) || !strings.Contains(odd, `"log":"error: never`) {
 		t.Errorf("odd: %s, want Nix' words in message and log", odd)
 	}
-	if links := slices.Sorted(maps.Keys(rooted.links)); !slices.Equal(links, []string{"drvs/web"}) {
-		t.Errorf("roots %q, want that of web", links)
+	if links := slices.Sorted(maps.Keys(rooted.links)); !slices.Equal(links, []string{"drvs/mail", "drvs/web"}) {
+		t.Errorf("roots %q, want those of mail and web", links)
 	}
 }
 

@@ -79,7 +79,7 @@ type System struct {
 	Name       string
 	DrvPath    store.Path
 	Platform   string          // "x86_64-linux": what the derivation is built on
-	Target     json.RawMessage // {"host": …, "port": …, "user": …, "sudo": […]}
+	Target     json.RawMessage // {"host": …, "port": …, "user": …, "sudo": […]}; sudo is for whoever is not root
 	Tags       []string
 	Deployment json.RawMessage // what later stages need of config.deployment; no key contents
 	Err        error

@@ -165,7 +165,8 @@ let
     host = cfg.targetHost;
     port = cfg.targetPort;
     user = cfg.targetUser;
-  } // lib.optionalAttrs (cfg.targetUser != "root") { sudo = cfg.privilegeEscalationCommand; };
+    sudo = cfg.privilegeEscalationCommand; # also for root: a record may name another user
+  };
 
   describe = machine: name:
     let cfg = (machine name).config.deployment;
