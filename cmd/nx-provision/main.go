@@ -145,7 +145,7 @@ func provisioner(ctx context.Context, p *cli.Process, flags cli.Network) (pr *pr
 	pr = &provision.Provisioner{
 		Log: p.Log,
 		Providers: map[string]provision.Provider{
-			"none": &none.Provider{Log: p.Log, Probe: func(ctx context.Context, t target.Target) error {
+			"none": &none.Provider{Probe: func(ctx context.Context, t target.Target) error {
 				conn, err := dialer.Dial(ctx, t)
 				if err != nil {
 					return err

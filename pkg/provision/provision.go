@@ -65,7 +65,7 @@ type Provider interface {
 	Ensure(ctx context.Context, m Machine, known json.RawMessage, remember func(facts any) error) (Host, error)
 
 	// Check asks how the machine is and changes nothing. A machine that is not
-	// there is [Missing], not an error.
+	// there is [Missing], not an error; an error beside a state says why it is so.
 	Check(ctx context.Context, m Machine, known json.RawMessage) (Host, error)
 
 	// Describe returns what can be said of the machine without asking anybody.
@@ -184,7 +184,8 @@ func (p *Provisioner) Apply(ctx context.Context, r *record.Record) error {
 	return nil
 }
 
-// Check asks the host's provider how it is.
+// Check asks the host's provider how it is. A host that is not up has its state in
+// the record, and an error.
 func (p *Provisioner) Check(ctx context.Context, r *record.Record) error {
 	m, provider, entry, err := p.look(r.Name())
 	if err != nil {
@@ -192,14 +193,24 @@ func (p *Provisioner) Check(ctx context.Context, r *record.Record) error {
 	}
 	p.log().Info("checking", "host", m.Name, "provider", entry.Provider)
 	host, err := provider.Check(ctx, m, entry.Facts)
-	if err != nil {
+	if host.State == "" {
 		return err
 	}
-	if host.State != Up {
-		p.log().Warn("machine is "+string(host.State), "host", m.Name)
+	if ferr := fill(r, entry.Provider, host); ferr != nil {
+		return ferr
 	}
-	return fill(r, entry.Provider, host)
+	if err == nil && host.State != Up {
+		err = &downError{host.State}
+	}
+	return err
 }
+
+// A downError says that a machine is not up.
+type downError struct{ state State }
+
+func (e *downError) Error() string { return "check machine: it is " + string(e.state) }
+
+func (e *downError) Hint() string { return "nx-provision apply makes and starts machines" }
 
 // Show says what is known of the host and asks nobody.
 func (p *Provisioner) Show(_ context.Context, r *record.Record) error {

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"log/slog"
 
 	"nx/pkg/provision"
 	"nx/pkg/target"
@@ -16,7 +15,6 @@ import (
 type Provider struct {
 	// Probe connects to a host as later stages will, and disconnects.
 	Probe func(ctx context.Context, t target.Target) error
-	Log   *slog.Logger // may be nil
 }
 
 // options are those of config.deployment that say how an existing host is reached.
@@ -67,9 +65,7 @@ func (p *Provider) Check(ctx context.Context, m provision.Machine, known json.Ra
 			return h, context.Cause(ctx)
 		}
 		h.State = provision.Unreachable
-		if p.Log != nil {
-			p.Log.Warn(err.Error(), "host", m.Name)
-		}
+		return h, err
 	}
 	return h, nil
 }

@@ -54,7 +54,7 @@ func TestCheck(t *testing.T) {
 	}}
 	for host, want := range map[string]provision.State{"up.example.org": provision.Up, "down.example.org": provision.Unreachable} {
 		m := provision.Machine{Name: "web1", Deployment: json.RawMessage(`{"targetHost":"` + host + `"}`)}
-		if h, err := p.Check(t.Context(), m, nil); err != nil || h.State != want {
+		if h, err := p.Check(t.Context(), m, nil); (err == nil) != (want == provision.Up) || h.State != want {
 			t.Errorf("Check(%s) = %q, %v, want %q", host, h.State, err, want)
 		}
 	}

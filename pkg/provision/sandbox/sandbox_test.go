@@ -93,7 +93,8 @@ func login(t *testing.T, root, line, command string) string {
 
 func TestLifeCycle(t *testing.T) {
 	root := newRoot(t)
-	const missing = `{"nx":1,"kind":"host","name":"web1","machine":{"provider":"sandbox","state":"missing"}}`
+	const missing = `{"nx":1,"kind":"host","name":"web1","machine":{"provider":"sandbox","state":"missing"},` +
+		`"error":{"stage":"provision","message":"check machine: it is missing"}}`
 	if got := run(t, root, (*provision.Provisioner).Check); got != missing {
 		t.Errorf("check before apply writes\n%s\nwant\n%s", got, missing)
 	}
@@ -113,7 +114,8 @@ func TestLifeCycle(t *testing.T) {
 	if err := h.Stop(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got, want := run(t, root, (*provision.Provisioner).Check), strings.Replace(first, `"up"`, `"stopped"`, 1); got != want {
+	stopped := strings.TrimSuffix(strings.Replace(first, `"up"`, `"stopped"`, 1), "}") + `,"error":{"stage":"provision","message":"check machine: it is stopped"}}`
+	if got, want := run(t, root, (*provision.Provisioner).Check), stopped; got != want {
 		t.Errorf("check of a stopped host writes\n%s\nwant\n%s", got, want)
 	}
 	if got, want := run(t, root, (*provision.Provisioner).Show), strings.Replace(first, `,"state":"up"`, "", 1); got != want {
