@@ -22,7 +22,10 @@ let
     if !isFunction f then f
     else f (if functionArgs f == { } then arguments else intersectAttrs (functionArgs f) arguments);
 
-  load = file: { inherit file; network = call (import file); };
+  load = file:
+    let network = call (import file);
+    in if isAttrs network then { inherit file network; }
+    else throw "${toString file} is a ${builtins.typeOf network}, not a set of machines";
 
   # The files with those they require, each once.
   loaded = map ({ file, ... }: load file) (genericClosure {
@@ -61,7 +64,12 @@ let
 
   # All modules called name in the files, in order.
   modulesOf = name: concatMap
-    ({ file, network }: optional (network ? ${name}) (located file network.${name})) loaded;
+    ({ file, network }: optional (network ? ${name}) (located file (checked name file network.${name}))) loaded;
+
+  # What is no module at all the module system would blame on this file.
+  checked = name: file: module:
+    if elem (builtins.typeOf module) [ "lambda" "set" "path" "string" ] then module
+    else throw "${name} is a ${builtins.typeOf module}, not a module, in ${toString file}";
 
   machineModules = name: modulesOf name ++ modulesOf "defaults" ++ [
     ./deployment.nix
