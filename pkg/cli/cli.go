@@ -5,6 +5,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -97,7 +98,7 @@ func Main(t Tool) { os.Exit(run(t, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
 	p := &Process{Tool: t.Name, Stdout: stdout, stdin: stdin, flags: t.Commands.shared()}
 	parser, err := kong.New(t.Commands, kong.Name(t.Name), kong.Description(t.Help),
-		kong.Writers(stdout, stderr), kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
+		kong.Writers(stdout, stderr), kong.Help(help), kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Vars{
 			"version": t.Name + " " + Version(),
 			"jobs":    fmt.Sprint(max(t.Jobs, 1)),
@@ -122,6 +123,19 @@ func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
 	defer release()
 	command.BindTo(ctx, (*context.Context)(nil))
 	return p.status(command.Run(p), caught())
+}
+
+// help prints a tool's help. That of a tool with one command is the command's,
+// which has all flags.
+func help(options kong.HelpOptions, ctx *kong.Context) error {
+	if only := ctx.Model.Leaves(true); ctx.Selected() == nil && len(only) == 1 {
+		command, err := kong.Trace(ctx.Kong, []string{only[0].Name})
+		if err != nil {
+			return err
+		}
+		ctx = command
+	}
+	return kong.DefaultHelpPrinter(options, ctx)
 }
 
 func (p *Process) check() error {
@@ -252,7 +266,7 @@ func (p *Process) status(err error, sig syscall.Signal) int {
 	case errors.As(err, &hosts):
 		names := make([]string, len(hosts.Failed))
 		for i, r := range hosts.Failed {
-			names[i] = fmt.Sprintf("%s (%s)", r.Name(), r.FailedStage())
+			names[i] = fmt.Sprintf("%s (%s)", r.Name(), cmp.Or(r.FailedStage(), "unknown stage"))
 		}
 		p.Log.Error(fmt.Sprintf("%s: %s", hosts, strings.Join(names, ", ")))
 		return statusHosts

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -99,6 +100,48 @@ func (listCommand) Run(p *Process) error {
 var ran func(*goCommand, *Process) error
 
 func (c *goCommand) Run(_ context.Context, p *Process) error { return ran(c, p) }
+
+// A tool with one command shows that command's flags; which verb there is
+// matters only where there are several.
+func TestHelp(t *testing.T) {
+	var one struct {
+		Shared
+		Go goCommand `cmd:"" default:"withargs"`
+	}
+	tests := []struct {
+		name     string
+		commands interface{ shared() *Shared }
+		args     []string
+		want     []string
+	}{
+		{"one command", &one, []string{"--help"}, []string{"Usage: nx-test go [<file> ...] [flags]", "--file=FILE", "--jobs=N"}},
+		{"several", &toolCommands{}, []string{"--help"}, []string{"Usage: nx-test <command> [flags]", "list", "--jobs=N"}},
+		{"one of them", &toolCommands{}, []string{"go", "--help"}, []string{"Usage: nx-test go [<file> ...] [flags]", "--file=FILE"}},
+	}
+	if os.Getenv("NXTEST_HELP") != "" {
+		for _, tt := range tests {
+			if tt.name == os.Getenv("NXTEST_HELP") {
+				os.Exit(run(Tool{Name: "nx-test", Commands: tt.commands}, tt.args, os.Stdin, os.Stdout, os.Stderr))
+			}
+		}
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			// Kong exits behind the help: it runs in a process of its own.
+			cmd := exec.Command(os.Args[0], "-test.run=^TestHelp$")
+			cmd.Env = append(os.Environ(), "NXTEST_HELP="+tt.name)
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(string(out), want) {
+					t.Errorf("the help lacks %q:\n%s", want, out)
+				}
+			}
+		})
+	}
+}
 
 type hinted struct{ error }
 
