@@ -45,11 +45,16 @@ let
     let
       named = settings.nixpkgs or <nixpkgs>;
       # A nixpkgs that was imported knows where it came from.
-      path = if isAttrs named then named.path else named;
+      path = toString (if isAttrs named then named.path else named);
+      # With symlinks resolved, where Nix does that for <nixpkgs> too: options.json
+      # of the manual has other declarations through a link.
+      found = builtins.findFile [ { prefix = "nixpkgs"; inherit path; } ] "nixpkgs";
     in
-    # With symlinks resolved, where Nix does that for <nixpkgs> too: options.json
-    # of the manual has other declarations through a link.
-    builtins.findFile [ { prefix = "nixpkgs"; path = toString path; } ] "nixpkgs";
+    if builtins.substring 0 1 path == "/" && !builtins.pathExists path then
+      throw "network.nixpkgs is ${path}, which does not exist"
+    else if !builtins.pathExists (found + "/nixos/lib/eval-config.nix") then
+      throw "${toString found} is no nixpkgs: it has no nixos/lib/eval-config.nix"
+    else found;
   lib = import (nixpkgs + "/lib");
   evalConfig = import (nixpkgs + "/nixos/lib/eval-config.nix");
 
