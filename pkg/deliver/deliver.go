@@ -14,6 +14,7 @@ package deliver
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -119,7 +120,7 @@ func (c *Courier) deliver(ctx context.Context, log *slog.Logger, conn Conn, t ta
 		log.Debug("copied path", "path", p, "sent", so.Sent, "missing", so.Missing)
 	})
 	if err != nil {
-		return fmt.Errorf("copy %s: %w", path, err)
+		return &copyError{path, err}
 	}
 	log.Info("keeping", "root", path.StagedRoot())
 	if err := keep(ctx, conn, t, path); err != nil {
@@ -154,6 +155,30 @@ func run(ctx context.Context, conn Conn, line string, stdin io.Reader, stdout, s
 		err = fmt.Errorf("exit status %d", status)
 	}
 	return err
+}
+
+// A copyError is why a closure did not arrive.
+type copyError struct {
+	path store.Path
+	err  error
+}
+
+func (e *copyError) Error() string { return fmt.Sprintf("copy %s: %v", e.path, e.err) }
+
+func (e *copyError) Unwrap() error { return e.err }
+
+// Hint returns what to try, or "".
+func (e *copyError) Hint() string {
+	// Nix' words when it is asked for the closure of what it does not have.
+	if strings.HasSuffix(e.err.Error(), fmt.Sprintf("path '%s' is not valid", e.path)) {
+		return "it is not in this machine's store, or no longer: run nx-build again, here"
+	}
+	// What lies under it may know more.
+	var hinted interface{ Hint() string }
+	if errors.As(e.err, &hinted) {
+		return hinted.Hint()
+	}
+	return ""
 }
 
 // A keepError is what nix-store said when it made no root.
