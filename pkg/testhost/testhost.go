@@ -11,7 +11,7 @@
 // scripts/hosts for trying things by hand.
 //
 // It needs root, and of Debian the packages iproute2, util-linux, openssh-server
-// and nix-bin.
+// and nix-bin; for systemd also systemd and dbus, and a mounted cgroup2 file system.
 package testhost
 
 import (
