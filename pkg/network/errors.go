@@ -49,7 +49,6 @@ type step struct {
 	text []string // "while evaluating the attribute 'x'", or the message's lines
 	at   string   // FILE:LINE:COLUMN
 	file string
-	code []string // the lines of source it shows
 }
 
 var (
@@ -60,6 +59,28 @@ var (
 	fromText  = regexp.MustCompile("^while evaluating (?:the option|definitions from) `([^']*)'")
 	noteLine  = regexp.MustCompile(`^ *\((?:use '--show-trace'|stack trace truncated|\d+ duplicate frames omitted).*\)$`)
 )
+
+// What an error shows of values and of the source around it may be a key's text,
+// which is in no record and no log. So lines of source are dropped, as are the
+// values of options that hold keys, and those of which Nix says that they are of
+// the wrong type.
+var (
+	keyOption   = regexp.MustCompile("option (?:value )?`deployment\\.")
+	definitions = regexp.MustCompile("(?s)(efinition values:).*")
+	definedIn   = regexp.MustCompile("(?m)^ *- In `[^']*'")
+	wrongValue  = regexp.MustCompile(`(?s)\b((?:but (?:found )?an? |cannot coerce )[^:\n]*): .*`)
+)
+
+// withoutValues cuts the values out of a message.
+func withoutValues(text []string) []string {
+	s := strings.Join(text, "\n")
+	if keyOption.MatchString(s) {
+		s = definitions.ReplaceAllStringFunc(s, func(values string) string {
+			return "efinition values:\n" + strings.Join(definedIn.FindAllString(values, -1), "\n")
+		})
+	}
+	return strings.Split(wrongValue.ReplaceAllString(s, "$1"), "\n")
+}
 
 // parseError reads what Nix writes when an evaluation fails, from its line
 // "error:" on. Nix 2.8 puts the message first and the trace behind it, the
@@ -85,7 +106,7 @@ func parseError(lines []string, foreign func(file string) bool) *EvalError {
 		} else if m := atLine.FindStringSubmatch(line); m != nil {
 			current.at, current.file = m[1], m[2]
 		} else if codeLine.MatchString(line) && current.at != "" {
-			current.code = append(current.code, line)
+			continue
 		} else if !noteLine.MatchString(line) {
 			current.text = append(current.text, strings.TrimPrefix(line, "       "))
 		}
@@ -96,6 +117,7 @@ func parseError(lines []string, foreign func(file string) bool) *EvalError {
 		}
 	}
 
+	message.text = withoutValues(message.text)
 	own := func(s *step) bool { return s.at != "" && !foreign(s.file) }
 	e := &EvalError{Message: strings.TrimSuffix(oneLine(message.text), ".")}
 	if e.Message == "" {
@@ -133,9 +155,6 @@ func (s *step) write(b *strings.Builder, mark string, own func(*step) bool) {
 	fmt.Fprintf(b, "%s%s\n", mark, strings.TrimLeft(text, "\n"))
 	if own(s) {
 		fmt.Fprintf(b, "  at %s\n", s.at)
-		for _, line := range s.code {
-			fmt.Fprintln(b, line)
-		}
 	}
 }
 

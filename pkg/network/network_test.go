@@ -353,6 +353,41 @@ func TestEvaluateBroken(t *testing.T) {
 }
 
 // What all machines share is the network's error, not each machine's.
+// However a machine with a key fails, the key's text is in no message and no log.
+func TestErrorsHaveNoKeys(t *testing.T) {
+	const secret = "hunter-number-2"
+	n := testNetwork(write(t, `{
+		defaults.boot.isContainer = true;
+		line = {
+			deployment.keys.db.text = "`+secret+`";
+			environment.etc.x.text = toString (1 + "a");
+			deployment.keys.db2.text = "`+secret+`";
+		};
+		string = { deployment.keys.db = "`+secret+`"; };
+		keys = { deployment.keys = "`+secret+`"; };
+		twice = { config, ... }: {
+			imports = [ { deployment.keys.db.text = "`+secret+`"; } ];
+			deployment.keys.db.text = "other";
+			environment.etc.x.text = config.deployment.keys.db.text;
+		};
+		misspelt = { deployment.keys.db.txt = "`+secret+`"; };
+		coerced = { environment.etc.x.text = "${{ a = "`+secret+`"; }}"; };
+		called = { environment.etc.x.text = "`+secret+`" 1; };
+	}`))
+	onEach(t, func(t *testing.T, _ string) {
+		for name, s := range evaluate(t, n, Facts{}) {
+			var logged interface{ Log() string }
+			if !errors.As(s.Err, &logged) {
+				t.Errorf("%s: error %v, want one with a log", name, s.Err)
+				continue
+			}
+			if all := s.Err.Error() + logged.Log(); strings.Contains(all, secret) {
+				t.Errorf("%s: the key is in\n%s", name, all)
+			}
+		}
+	})
+}
+
 func TestNetworkBroken(t *testing.T) {
 	tests := []struct {
 		name, text, want string
