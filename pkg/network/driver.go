@@ -27,6 +27,7 @@ var expressions embed.FS
 type session struct {
 	*Network
 	dir        string
+	cwd        string // the working directory
 	files      []string
 	name, uuid string
 	facts      Facts
@@ -56,7 +57,11 @@ func (n *Network) open() (*session, error) {
 	if len(n.Files) == 0 {
 		return nil, errors.New("read network: no file is named")
 	}
-	s := &session{Network: n, mark: "@nx-" + rand.Text() + " "}
+	cwd, err := os.Getwd()
+	if err != nil {
+		return nil, fmt.Errorf("read network: %w", err)
+	}
+	s := &session{Network: n, mark: "@nx-" + rand.Text() + " ", cwd: cwd}
 	for _, file := range n.Files {
 		abs, err := filepath.Abs(file)
 		if err != nil {
@@ -167,7 +172,7 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 		s.logger(items[answered]).Info("output", "line", line)
 	})
 	if err != nil && !said.empty() {
-		err = said.failure(s.foreign)
+		err = said.failure(s.foreign, s.cwd)
 	} else if err != nil {
 		err = fmt.Errorf("evaluate configuration: %w", err)
 	}

@@ -27,7 +27,7 @@ func (e *EvalError) Log() string { return e.log }
 // Hint says what may help, if anything is known.
 func (e *EvalError) Hint() string {
 	switch {
-	case strings.Contains(e.Message, "/"+sealName+"' has an unsupported type"):
+	case strings.Contains(e.Message, sealName+"' has an unsupported type"):
 		return "the configuration copies the folder with nx's state into the Nix store, as src = ./. does: name a folder without .nx, or filter it out"
 	case noAddress.MatchString(e.Message):
 		return "addresses come with the hosts' records: pipe those of nx-provision to nx-eval, or set it in the network"
@@ -200,4 +200,13 @@ func (t *transcript) reset(log *slog.Logger) {
 	t.lines = nil
 }
 
-func (t *transcript) failure(foreign func(string) bool) error { return parseError(t.lines, foreign) }
+// failure returns the error with the names of files below dir relative to it: a
+// record is the same wherever the network's folder is.
+func (t *transcript) failure(foreign func(string) bool, dir string) error {
+	e := parseError(t.lines, foreign)
+	below := regexp.MustCompile(`(^|[^\w/.-])` + regexp.QuoteMeta(strings.TrimSuffix(dir, "/")+"/"))
+	for _, s := range []*string{&e.Message, &e.Position, &e.log} {
+		*s = below.ReplaceAllString(*s, "$1")
+	}
+	return e
+}
