@@ -25,8 +25,12 @@ generation() { readlink $profile || :; }
 # number LINK: 42 of system-42-link
 number() {
 	link=${1%-link}
-	echo "${link##*-}"
+	say "${link##*-}"
 }
+
+# say WORD...: one line. Not echo: that of some shells reads escapes, and \n in
+# what a program printed would begin another fact.
+say() { printf '%s\n' "$*"; }
 
 main() {
 	action=$1 system=$2 root=$3
@@ -35,26 +39,26 @@ main() {
 	export PATH
 
 	if [ "$(id -u)" != 0 ]; then
-		echo "user $(id -un)"
+		say "user $(id -un)"
 		return
 	fi
 	if ! nix-store --check-validity "$system" 2> /dev/null; then
-		echo absent
+		say absent
 		return
 	fi
-	echo "running $(real /run/current-system)"
-	echo "default $(real $profile)"
-	if reboot_needed; then echo reboot-needed; fi
+	say "running $(real /run/current-system)"
+	say "default $(real $profile)"
+	if reboot_needed; then say reboot-needed; fi
 	if settled; then
 		[ "$action" != dry-activate ] && kept && rm -f "$root"
-		echo "generation $(number "$(generation)")"
-		echo unchanged
+		say "generation $(number "$(generation)")"
+		say unchanged
 		return
 	fi
 	if [ "$action" = dry-activate ]; then
 		"$system/bin/switch-to-configuration" dry-activate >&2 < /dev/null
-		echo "test $?"
-		echo end
+		say "test $?"
+		say end
 		return
 	fi
 
@@ -64,17 +68,17 @@ main() {
 	case $? in
 	0) ;;
 	1)
-		echo busy
+		say busy
 		return
 		;;
 	*) return 1 ;; # flock says why
 	esac
 	: > $run/facts
-	echo "start $(date +%s) $action $system" > $run/log
-	echo begin
+	say "start $(date +%s) $action $system" > $run/log
+	say begin
 	# In a session of its own no end of ours reaches it: no hangup, no signal to
 	# our process group, no sudo that closes its terminal. It holds the lock now.
-	printf '%s\n' "${nx:?}" > $run/activate.sh
+	say "${nx:?}" > $run/activate.sh
 	setsid -w /bin/sh $run/activate.sh detached "$action" "$system" "$root" >> $run/log 2>&1 < /dev/null &
 	exec 9>&-
 	# Not its output itself: a daemon that it leaves behind would hold that open.
@@ -111,7 +115,7 @@ reboot_needed() {
 	! cmp -s /run/booted-system/kernel-params "$system/kernel-params"
 }
 
-fact() { echo "$*" >> $run/facts; }
+fact() { say "$*" >> $run/facts; }
 
 # detached: what the connection has no part in any more.
 detached() {
