@@ -147,10 +147,15 @@ finish() {
 # is made from the profile, so that goes first; it goes back when the loader
 # cannot be installed.
 commit() {
-	old=$(generation) before=$(real $profile)
 	[ -d $state ] || mkdir -m 700 $state
-	echo "$old" > $state/committing
+	# What a commit that was broken off noted still holds: the profile may be its
+	# own work already. An empty file never came to the disk, nor did its commit.
+	if ! { [ -s $state/committing ] && [ -e "${profile%/*}/$(cat $state/committing)" ]; }; then
+		say "$(generation)" > $state/committing
+	fi
 	sync $state/committing
+	old=$(cat $state/committing) before=
+	[ -z "$old" ] || before=$(real "${profile%/*}/$old")
 	nix-env -p $profile --set "$system" 9>&-
 	code=$?
 	fact "profile $code"

@@ -371,6 +371,47 @@ func TestUnchanged(t *testing.T) {
 	}
 }
 
+// A commit that a power cut broke off may have moved the profile already; the next
+// one still goes back to what was there before it.
+func TestCommitBrokenOff(t *testing.T) {
+	h := startHost(t)
+	old := addSystem(t, h, "old", nil)
+	cut := addSystem(t, h, "cut", nil)
+	path := addSystem(t, h, "new", map[string]string{"boot": "1"})
+	const set = "nix-env -p /nix/var/nix/profiles/system --set "
+	for _, tt := range []struct {
+		name   string
+		before string // run in the host
+		state  state
+	}{
+		{name: "the same system", before: set + string(path) + "; echo system-1-link > committing",
+			state: state{profile: "old", boot: "old", generations: 1, calls: "boot new,boot old"}},
+		{name: "another system", before: set + string(cut) + "; echo system-1-link > committing",
+			state: state{profile: "old", boot: "old", generations: 2, calls: "boot new,boot old"}},
+		{name: "before it moved the profile", before: "echo system-1-link > committing",
+			state: state{profile: "old", boot: "old", generations: 1, calls: "boot new,boot old"}},
+		{name: "before it noted anything", before: ": > committing",
+			state: state{profile: "old", boot: "old", generations: 1, calls: "boot new,boot old"}},
+		{name: "of the first system", before: "rm /nix/var/nix/profiles/system* /boot/default; " + set + string(path) + "; echo > committing",
+			state: state{calls: "boot new"}},
+		{name: "what it noted was collected", before: set + string(cut) + "; nix-env -p /nix/var/nix/profiles/system --delete-generations 1; echo system-1-link > committing",
+			state: state{profile: "cut", boot: "cut", generations: 1, calls: "boot new,boot cut"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			reset(t, h, old)
+			exec(t, h, "set -e; mkdir -p /var/lib/nx; cd /var/lib/nx; "+tt.before)
+			r := run(t, h, activate.Boot, path)
+			if want := "exit status 1; profile and boot default are as before"; !strings.HasSuffix(r.Message(), want) {
+				t.Errorf("error %q\nwant %q", r.Message(), want)
+			}
+			tt.state.running, tt.state.root = "old", true
+			if got := look(t, h, path); got != tt.state {
+				t.Errorf("state\n got %+v\nwant %+v", got, tt.state)
+			}
+		})
+	}
+}
+
 // dry-activate changes nothing at all on the host.
 func TestDryActivateChangesNothing(t *testing.T) {
 	h := startHost(t)
