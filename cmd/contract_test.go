@@ -377,7 +377,21 @@ func TestOutputFile(t *testing.T) {
 		if content() != whole {
 			t.Errorf("the file as its own input became\n%s", content())
 		}
+		// what is no regular file is written to as a stream, failed hosts and all
 		run(t, tool.command(t, "-q", "-o", "/dev/null"), pipe(t, failed)).want(t, 1, "")
+		run(t, tool.command(t, "-q", "-o", "/dev/stdout"), pipe(t, failed)).want(t, 1, begin(tool.name)+failed+end(1, 1))
+		// with -o, nobody need read stdout
+		gone, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		gone.Close()
+		defer w.Close()
+		cmd := tool.command(t, "-q", "-o", out)
+		cmd.Stdin, cmd.Stdout = pipe(t, in), w
+		if err := cmd.Run(); err != nil || content() != whole {
+			t.Errorf("with stdout gone: %v, the file has\n%s", err, content())
+		}
 		run(t, tool.command(t, "-o", "/no/such/folder/out.jsonl"), pipe(t, in)).want(t, 2, "", "write /no/such/folder/out.jsonl")
 	})
 }

@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -29,6 +30,7 @@ import (
 
 type commands struct {
 	cli.Shared
+	cli.Network
 
 	Apply   apply   `cmd:"" default:"withargs" help:"Make the machines that are not there, start those that do not run, and write all hosts."`
 	Check   check   `cmd:"" help:"Ask how the machines are."`
@@ -36,17 +38,11 @@ type commands struct {
 	Destroy destroy `cmd:"" help:"Destroy the machines that apply made."`
 }
 
-type apply struct {
-	cli.Network
-}
+type apply struct{}
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *apply) Run(ctx context.Context, p *cli.Process) error {
-	if err := c.Network.Check(); err != nil {
-		return err
-	}
-	pr, name, err := provisioner(ctx, p, c.Network)
-	if err != nil {
+func (apply) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	if err := flags.Network.Check(); err != nil {
 		return err
 	}
 	st, err := openState(ctx, p)
@@ -54,8 +50,10 @@ func (c *apply) Run(ctx context.Context, p *cli.Process) error {
 		return err
 	}
 	defer st.Close()
-	st.SetName(name)
-	pr.State = st
+	pr, err := provisioner(ctx, p, flags.Network, st)
+	if err != nil {
+		return err
+	}
 	for _, name := range pr.Obsolete() {
 		p.Log.Warn("the network has it no longer, and it is still there", "host", name, "hint", "run nx-provision destroy --on "+name)
 	}
@@ -68,31 +66,34 @@ func (c *apply) Run(ctx context.Context, p *cli.Process) error {
 
 // A report is a table for people, or records.
 type report struct {
-	cli.Network
 	JSON bool `help:"Write records instead of a table."`
 }
 
 type check struct{ report }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *check) Run(ctx context.Context, p *cli.Process) error {
-	return c.run(ctx, p, (*provision.Provisioner).Check)
+func (c *check) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	return c.run(ctx, p, flags, (*provision.Provisioner).Check)
 }
 
 type show struct{ report }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *show) Run(ctx context.Context, p *cli.Process) error {
-	return c.run(ctx, p, (*provision.Provisioner).Show)
+func (c *show) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	return c.run(ctx, p, flags, (*provision.Provisioner).Show)
 }
 
 // run reports of the machines in the state and, when it is named, in the network.
-func (c *report) run(ctx context.Context, p *cli.Process, verb func(*provision.Provisioner, context.Context, *record.Record) error) error {
-	pr, _, err := provisioner(ctx, p, c.Network)
+func (c *report) run(ctx context.Context, p *cli.Process, flags *commands, verb func(*provision.Provisioner, context.Context, *record.Record) error) error {
+	if flags.Output != "" && !c.JSON {
+		return &cli.UsageError{Err: errors.New("--output: it takes records, and this is a table"), HintMsg: "add --json"}
+	}
+	st, err := state.Read(statePath(p))
 	if err != nil {
 		return err
 	}
-	if pr.State, err = state.Read(statePath(p)); err != nil {
+	pr, err := provisioner(ctx, p, flags.Network, st)
+	if err != nil {
 		return err
 	}
 	hosts, err := pr.All()
@@ -101,7 +102,7 @@ func (c *report) run(ctx context.Context, p *cli.Process, verb func(*provision.P
 	}
 	s := p.Produce(record.Provision, hosts)
 	if !c.JSON {
-		s.Output.Take = func(hosts []*record.Record) { printTable(p.Stdout, hosts) }
+		s.Output.Take = func(hosts []*record.Record) error { return printTable(p.Stdout, hosts) }
 	}
 	return stream.Each(ctx, s, p.Jobs, func(ctx context.Context, r *record.Record) error { return verb(pr, ctx, r) })
 }
@@ -112,16 +113,15 @@ type destroy struct {
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *destroy) Run(ctx context.Context, p *cli.Process) error {
-	pr, _, err := provisioner(ctx, p, cli.Network{})
-	if err != nil {
-		return err
-	}
 	st, err := openState(ctx, p)
 	if err != nil {
 		return err
 	}
 	defer st.Close()
-	pr.State = st
+	pr, err := provisioner(ctx, p, cli.Network{}, st)
+	if err != nil {
+		return err
+	}
 	made, err := pr.Made()
 	if err != nil {
 		return err
@@ -139,11 +139,13 @@ func (c *destroy) Run(ctx context.Context, p *cli.Process) error {
 	return stream.Each(ctx, s, p.Jobs, pr.Destroy)
 }
 
-// provisioner knows the providers and, when files are named, the network's machines.
-func provisioner(ctx context.Context, p *cli.Process, flags cli.Network) (pr *provision.Provisioner, name string, err error) {
+// provisioner knows the providers, the state and, when files are named, the
+// network's machines, which it asks for with the state's uuid.
+func provisioner(ctx context.Context, p *cli.Process, flags cli.Network, st *state.State) (*provision.Provisioner, error) {
 	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
-	pr = &provision.Provisioner{
-		Log: p.Log,
+	pr := &provision.Provisioner{
+		State: st,
+		Log:   p.Log,
 		Providers: map[string]provision.Provider{
 			"none": &none.Provider{Probe: func(ctx context.Context, t target.Target) error {
 				conn, err := dialer.Dial(ctx, t)
@@ -156,22 +158,19 @@ func provisioner(ctx context.Context, p *cli.Process, flags cli.Network) (pr *pr
 		},
 	}
 	if len(flags.File) == 0 {
-		return pr, "", nil
+		return pr, nil
 	}
-	remembered, err := state.Read(statePath(p))
-	if err != nil {
-		return nil, "", err
-	}
-	n := &network.Network{Files: flags.File, Args: flags.NixArgs(), Name: flags.Name, UUID: remembered.UUID(),
+	n := &network.Network{Files: flags.File, Args: flags.NixArgs(), Name: flags.Name, UUID: st.UUID(),
 		Nix: &nixcmd.Nix{Log: p.Log}, Log: p.Log}
 	d, err := n.Describe(ctx, network.Facts{})
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
+	st.SetName(d.Name)
 	for _, m := range d.Machines {
 		pr.Machines = append(pr.Machines, provision.Machine{Name: m.Name, Deployment: m.Deployment, Tags: m.Tags, Err: m.Err})
 	}
-	return pr, d.Name, nil
+	return pr, nil
 }
 
 func statePath(p *cli.Process) string { return filepath.Join(p.Root, state.Path) }
@@ -186,9 +185,8 @@ func openState(ctx context.Context, p *cli.Process) (*state.State, error) {
 }
 
 // printTable writes what people want to know of hosts at a glance.
-func printTable(out io.Writer, hosts []*record.Record) {
+func printTable(out io.Writer, hosts []*record.Record) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
-	defer w.Flush()
 	fmt.Fprintln(w, "NAME\tPROVIDER\tSTATE\tTARGET\tID")
 	or := func(s string) string {
 		if s == "" {
@@ -201,6 +199,10 @@ func printTable(out io.Writer, hosts []*record.Record) {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name(), or(m.Get("provider").String()), or(m.Get("state").String()),
 			or(r.Get("target").Get("host").String()), or(m.Get("id").String()))
 	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write table: %w", err)
+	}
+	return nil
 }
 
 func main() {

@@ -5,7 +5,6 @@ package cli
 
 import (
 	"bufio"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -86,12 +85,6 @@ func (e *UsageError) Unwrap() error { return e.Err }
 // Hint is the line behind the message.
 func (e *UsageError) Hint() string { return e.HintMsg }
 
-// A StatusError ends the tool with a status of its own and no message: the
-// command has said what there is to say. It exists for documented statuses only.
-type StatusError int
-
-func (e StatusError) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
-
 // Main runs the tool with this process's arguments and exits.
 func Main(t Tool) { os.Exit(run(t, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
@@ -119,7 +112,11 @@ func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
 	// A broken pipe is an error of the write, not the end of the process; caught
 	// rather than ignored, so that children do not inherit it.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	ctx, caught, release := catch(stdout)
+	var out *os.File
+	if p.flags.Output == "" {
+		out = stdout
+	}
+	ctx, caught, release := catch(out)
 	defer release()
 	command.BindTo(ctx, (*context.Context)(nil))
 	return p.status(command.Run(p), caught())
@@ -247,14 +244,13 @@ func (p *Process) usage(err error) int {
 	if errors.As(err, &u) && u.HintMsg != "" {
 		hint = u.HintMsg
 	}
-	p.Log.Error(record.OneLine(err.Error()), "hint", hint)
+	p.Log.Error(err.Error(), "hint", hint)
 	return statusUsage
 }
 
 // status says how the tool ended and returns its exit status.
 func (p *Process) status(err error, sig syscall.Signal) int {
 	var hosts *stream.HostsError
-	var own StatusError
 	var usage *UsageError
 	var hint interface{ Hint() string }
 	switch {
@@ -264,20 +260,14 @@ func (p *Process) status(err error, sig syscall.Signal) int {
 	case err == nil:
 		return 0
 	case errors.As(err, &hosts):
-		names := make([]string, len(hosts.Failed))
-		for i, r := range hosts.Failed {
-			names[i] = fmt.Sprintf("%s (%s)", r.Name(), cmp.Or(r.FailedStage(), "unknown stage"))
-		}
-		p.Log.Error(fmt.Sprintf("%s: %s", hosts, strings.Join(names, ", ")))
+		p.Log.Error(hosts.Error())
 		return statusHosts
-	case errors.As(err, &own):
-		return int(own)
 	case errors.As(err, &usage):
 		return p.usage(err)
 	case errors.As(err, &hint):
-		p.Log.Error(record.OneLine(err.Error()), "hint", hint.Hint())
+		p.Log.Error(err.Error(), "hint", hint.Hint())
 	default:
-		p.Log.Error(record.OneLine(err.Error()))
+		p.Log.Error(err.Error())
 	}
 	return statusUsage
 }

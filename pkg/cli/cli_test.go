@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hashicorp/go-multierror"
+
 	"nx/pkg/record"
 	"nx/pkg/stream"
 )
@@ -27,12 +29,12 @@ func TestMessages(t *testing.T) {
 		l.Debug("asking", "host", "web1")
 		l.Info("copied", "host", "web1", "paths", 3, "bytes", 1203)
 		l.Info("output", "host", "web1", "line", "one\ntwo\n")
-		l.Info("output", "line", "of no host")
+		l.Info("output", "line", "\x1b[31mof no \x1b]52;c;evil\ahost\x1b[0m\x07")
 		l.Warn("no space", "host", "web1", "hint", "collect garbage")
 		l.With("host", "db1").Error("dial 10.0.0.1: no route")
 	}
 	const always = "nx-copy: warning: web1: no space\nnx-copy: hint: collect garbage\nnx-copy: error: db1: dial 10.0.0.1: no route\n"
-	const output = "web1> one\nweb1> two\nof no host\n"
+	const output = "web1> one\nweb1> two\nof no host\\x07\n"
 	const step = "nx-copy: web1: copied (paths 3, bytes 1203)\n"
 	tests := []struct {
 		name  string
@@ -148,10 +150,7 @@ type hinted struct{ error }
 func (hinted) Hint() string { return "try something" }
 
 func TestStatus(t *testing.T) {
-	failed, err := record.Parse([]byte(`{"nx":1,"name":"db1","error":{"stage":"build","message":"no"}}`))
-	if err != nil {
-		t.Fatal(err)
-	}
+	failed := multierror.Append(nil, &stream.HostError{Name: "db1", Stage: record.Build, Message: "no"})
 	tests := []struct {
 		name   string
 		args   []string
@@ -162,14 +161,13 @@ func TestStatus(t *testing.T) {
 	}{
 		{name: "success", run: func(*goCommand, *Process) error { return nil }},
 		{name: "hosts failed", run: func(*goCommand, *Process) error {
-			return &stream.HostsError{Hosts: 3, Failed: []*record.Record{failed}}
+			return &stream.HostsError{Hosts: 3, Failed: failed}
 		}, status: 1, stderr: "nx-test: error: 1 of 3 hosts failed: db1 (build)\n"},
 		{name: "tool failed", run: func(*goCommand, *Process) error { return errors.New("two\nlines") }, status: 2, stderr: "nx-test: error: two; lines\n"},
 		{name: "tool failed with a hint", run: func(*goCommand, *Process) error { return fmt.Errorf("do it: %w", hinted{errors.New("no")}) },
 			status: 2, stderr: "nx-test: error: do it: no\nnx-test: hint: try something\n"},
 		{name: "usage", run: func(c *goCommand, _ *Process) error { return c.Check() }, status: 2,
 			stderr: "nx-test: error: no network file\nnx-test: hint: name it with -f FILE\n"},
-		{name: "a documented status", run: func(*goCommand, *Process) error { return StatusError(3) }, status: 3},
 		{name: "another verb", args: []string{"list", "-q"}, stdout: "listed\n"},
 		{name: "a file named like a verb", args: []string{"-f", "n.nix", "./list"}, run: func(c *goCommand, _ *Process) error {
 			if !slices.Equal(c.Files.Files, []string{"./list"}) {

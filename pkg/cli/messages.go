@@ -11,6 +11,8 @@ import (
 	"sync"
 
 	"golang.org/x/term"
+
+	"nx/pkg/record"
 )
 
 // newHandler renders what the tool says: JSON events, or text for people.
@@ -86,16 +88,17 @@ func (h *text) WithGroup(string) slog.Handler { return h }
 func (h *text) Handle(_ context.Context, r slog.Record) error {
 	var host, hint, line string
 	var rest []string
+	message := record.OneLine(r.Message)
 	take := func(a slog.Attr) bool {
 		switch a.Key {
 		case "host":
-			host = a.Value.String()
+			host = record.OneLine(a.Value.String())
 		case "hint":
-			hint = a.Value.String()
+			hint = record.OneLine(a.Value.String())
 		case "line":
-			line = a.Value.String()
+			line = record.Printable(a.Value.String())
 		default:
-			rest = append(rest, a.Key+" "+a.Value.String())
+			rest = append(rest, a.Key+" "+record.OneLine(a.Value.String()))
 		}
 		return true
 	}
@@ -108,7 +111,7 @@ func (h *text) Handle(_ context.Context, r slog.Record) error {
 	isOutput := r.Message == "output"
 	isStep := r.Level <= slog.LevelInfo && !isOutput
 	if h.live != nil && isStep && host != "" {
-		h.live.note(host, r.Message, rest)
+		h.live.note(host, message, rest)
 		return h.print(h.live.draw())
 	}
 	if r.Level < h.level || isStep && !h.steps {
@@ -120,7 +123,7 @@ func (h *text) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder
 	b.WriteString(h.tool + ": ")
 	b.WriteString(h.word(r.Level))
-	b.WriteString(prefixed(host) + r.Message)
+	b.WriteString(prefixed(host) + message)
 	if len(rest) > 0 {
 		b.WriteString(" (" + strings.Join(rest, ", ") + ")")
 	}

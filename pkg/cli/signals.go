@@ -13,13 +13,15 @@ import (
 )
 
 // catch returns a context that the first of INT, TERM and HUP ends, or the end of
-// whoever reads stdout: no further host is started, those in work are finished
+// whoever reads out: no further host is started, those in work are finished
 // or cleanly left. A second signal exits at once; what runs on a target goes on
 // by itself. A signal that the process was started to ignore, as nohup and a
 // shell's background jobs do, stays ignored.
-func catch(stdout *os.File) (ctx context.Context, caught func() syscall.Signal, release func()) {
+func catch(out *os.File) (ctx context.Context, caught func() syscall.Signal, release func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	watch(stdout, cancel)
+	if out != nil {
+		watch(out, cancel)
+	}
 	var first atomic.Int64
 	signals := make(chan os.Signal, 2)
 	for _, s := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {

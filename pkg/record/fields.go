@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/tidwall/gjson"
 
@@ -193,16 +195,45 @@ func (r *Record) Cause() error { return r.cause }
 
 // OneLine makes a message of one line out of text that may have several.
 func OneLine(s string) string {
-	lines := strings.FieldsFunc(strings.ToValidUTF8(s, "\uFFFD"), func(c rune) bool { return c == '\n' || c == '\r' })
+	lines := strings.FieldsFunc(Printable(s), func(c rune) bool { return c == '\n' })
 	for i, l := range lines {
 		lines[i] = strings.TrimSpace(l)
 	}
 	return strings.Join(slices.DeleteFunc(lines, func(l string) bool { return l == "" }), "; ")
 }
 
+// escapes are the sequences by which programs colour their output and move the
+// cursor (ECMA-48's CSI, and the strings of OSC and its like).
+var escapes = regexp.MustCompile("\x1b\\[[0-?]*[ -/]*[@-~]|\x1b[]PX^_][^\x1b\a]*(?:\a|\x1b\\\\)?")
+
+// Printable is s without what would act on a terminal that shows it: what a host
+// or a builder says is never more than text. Newlines and tabs stay, escape
+// sequences go, and other control characters are written as \xNN.
+func Printable(s string) string {
+	s = escapes.ReplaceAllString(strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\r\n", "\n"), "")
+	if !strings.ContainsFunc(s, acts) {
+		return s
+	}
+	var b strings.Builder
+	for _, c := range s {
+		switch {
+		case c == '\r':
+			b.WriteByte('\n') // a progress line that was written over
+		case acts(c):
+			fmt.Fprintf(&b, `\x%02x`, c)
+		default:
+			b.WriteRune(c)
+		}
+	}
+	return b.String()
+}
+
+// acts tells whether c is a control character: C0 but tab and newline, DEL, C1.
+func acts(c rune) bool { return unicode.IsControl(c) && c != '\n' && c != '\t' }
+
 // tail keeps the last n bytes of s, from the beginning of a line where there is one.
 func tail(s string, n int) string {
-	s = strings.ToValidUTF8(s, "\uFFFD")
+	s = Printable(s)
 	if len(s) <= n {
 		return s
 	}

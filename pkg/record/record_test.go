@@ -285,3 +285,23 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestPrintable(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain\ttext é\n":                       "plain\ttext é\n",
+		"\x1b[1;31mred\x1b[0m":                  "red",
+		"\x1b]52;c;aGVsbG8=\aclipboard":         "clipboard",
+		"\x1b]0;title\x1b\\rest":                "rest",
+		"a\x07b\x7fc\u009bd\x1b":                `a\x07b\x7fc\x9bd\x1b`,
+		"one\r\ntwo\rthree":                     "one\ntwo\nthree",
+		"\xff":                                  "\uFFFD",
+		"forged\x1b[2K\x1b[1Gnx-copy: done\x00": `forgednx-copy: done\x00`,
+	} {
+		if got := Printable(in); got != want {
+			t.Errorf("Printable(%q)\n got %q\nwant %q", in, got, want)
+		}
+	}
+	if got, want := OneLine("build it:\x1b[1m\r\n  no\x07\n"), `build it:; no\x07`; got != want {
+		t.Errorf("OneLine: %q, want %q", got, want)
+	}
+}

@@ -7,11 +7,13 @@
 package stream
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"github.com/hashicorp/go-multierror"
@@ -35,16 +37,33 @@ type Stream struct {
 }
 
 // A HostsError says that the stream is whole but hosts in it have errors, set
-// here or earlier. Each of Errors is one host's, as "NAME: MESSAGE".
+// here or earlier.
 type HostsError struct {
-	Hosts  int // host records written
-	Failed []*record.Record
-	Errors *multierror.Error
+	Hosts  int               // host records written
+	Failed *multierror.Error // each of its errors is a *HostError
 }
 
-func (e *HostsError) Error() string {
-	return fmt.Sprintf("%d of %d hosts failed", len(e.Failed), e.Hosts)
+// A HostError is why one host has an error.
+type HostError struct {
+	Name    string
+	Stage   record.Stage
+	Message string
 }
+
+func (e *HostError) Error() string { return fmt.Sprintf("%s: %s", e.Name, e.Message) }
+
+// Error counts the hosts that failed and names them with their stages.
+func (e *HostsError) Error() string {
+	var names []string
+	for _, err := range e.Failed.Errors {
+		if h := (*HostError)(nil); errors.As(err, &h) {
+			names = append(names, fmt.Sprintf("%s (%s)", h.Name, cmp.Or(h.Stage, "unknown stage")))
+		}
+	}
+	return fmt.Sprintf("%d of %d hosts failed: %s", len(names), e.Hosts, strings.Join(names, ", "))
+}
+
+func (e *HostsError) Unwrap() error { return e.Failed }
 
 // A StageFunc acts on the hosts of in and calls emit once for each, in any
 // order and from any goroutine. One host's failure is set on its record; the
@@ -84,7 +103,7 @@ func Each(ctx context.Context, s *Stream, jobs int, f func(context.Context, *rec
 
 // interrupted puts the reason in front of an error that came of giving up.
 func interrupted(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%w: %w", cause, err)
 	}
 	return err

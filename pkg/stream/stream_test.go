@@ -116,8 +116,8 @@ func TestEach(t *testing.T) {
 						t.Errorf("got\n%swant\n%s", got, want)
 					}
 					var hosts *HostsError
-					if errors.As(err, &hosts) && (len(hosts.Failed) != tt.failed || hosts.Errors.Len() != tt.failed) {
-						t.Errorf("%d failed, %d errors, want %d", len(hosts.Failed), hosts.Errors.Len(), tt.failed)
+					if errors.As(err, &hosts) && hosts.Failed.Len() != tt.failed {
+						t.Errorf("%d failed, want %d", hosts.Failed.Len(), tt.failed)
 					}
 				})
 			}
@@ -218,7 +218,7 @@ func TestFailureIsTheHosts(t *testing.T) {
 		return r.Set("storePath", "p")
 	})
 	var hosts *HostsError
-	if !errors.As(err, &hosts) || hosts.Hosts != 2 || len(hosts.Failed) != 1 {
+	if !errors.As(err, &hosts) || hosts.Hosts != 2 || hosts.Failed.Len() != 1 {
 		t.Fatalf("error %v", err)
 	}
 	for _, want := range []string{

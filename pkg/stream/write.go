@@ -24,8 +24,8 @@ import (
 type Output struct {
 	Writer    io.Writer
 	File      string
-	IfChanged bool                   // leave File untouched when its bytes would not change
-	Take      func([]*record.Record) // gets the records of a whole stream, sorted; nothing is written
+	IfChanged bool                         // leave File untouched when its bytes would not change
+	Take      func([]*record.Record) error // gets the records of a whole stream, sorted; nothing is written
 }
 
 // A sink takes the lines of one run. Only one goroutine uses it.
@@ -34,9 +34,8 @@ type sink struct {
 	file      string // the regular file to replace, symlinks followed
 	ifChanged bool
 	tool      string
-	take      func([]*record.Record)
+	take      func([]*record.Record) error
 	kept      []*record.Record // for a file or take: all of them, to be sorted
-	errs      *multierror.Error
 }
 
 // open checks that the output can be written, before anything is done.
@@ -47,20 +46,21 @@ func (o Output) open() (*sink, error) {
 	if o.File == "" {
 		return &sink{w: o.Writer}, nil
 	}
-	path, err := resolve(o.File)
-	if err != nil {
-		return nil, fmt.Errorf("write %s: %w", o.File, err)
-	}
-	switch info, err := os.Stat(path); {
+	// By the name that was given: /dev/stdout leads to what only the kernel can follow.
+	switch info, err := os.Stat(o.File); {
 	case err == nil && info.IsDir():
 		return nil, fmt.Errorf("write %s: it is a folder", o.File)
 	case err == nil && !info.Mode().IsRegular():
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
+		f, err := os.OpenFile(o.File, os.O_WRONLY, 0)
 		if err != nil {
 			return nil, fmt.Errorf("write %s: %w", o.File, err)
 		}
 		return &sink{w: f}, nil
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("write %s: %w", o.File, err)
+	}
+	path, err := resolve(o.File)
+	if err != nil {
 		return nil, fmt.Errorf("write %s: %w", o.File, err)
 	}
 	if err := unix.Access(filepath.Dir(path), unix.W_OK|unix.X_OK); err != nil {
@@ -114,8 +114,8 @@ func beginLine(tool string) []byte {
 // commit ends a whole stream: end is written, or the file replaced when no host
 // failed.
 func (s *sink) commit(n tally) error {
-	failed := n.error(s.errs)
-	end := fmt.Appendf(nil, `{"nx":%d,"kind":"end","hosts":%d,"failed":%d}`, record.Version, n.hosts, len(n.failed))
+	failed := n.error()
+	end := fmt.Appendf(nil, `{"nx":%d,"kind":"end","hosts":%d,"failed":%d}`, record.Version, n.hosts, n.failed.Len())
 	if s.w != nil {
 		if err := s.line(end); err != nil {
 			return fmt.Errorf("write records: %w", err)
@@ -130,7 +130,9 @@ func (s *sink) commit(n tally) error {
 			cmp.Compare(a.Name(), b.Name()), bytes.Compare(a.Bytes(), b.Bytes()))
 	})
 	if s.take != nil {
-		s.take(s.kept)
+		if err := s.take(s.kept); err != nil {
+			return err
+		}
 		return failed
 	}
 	var b bytes.Buffer
@@ -157,14 +159,14 @@ func (s *sink) replace(data []byte) error {
 // A tally is what was written.
 type tally struct {
 	hosts  int
-	failed []*record.Record
+	failed multierror.Error // *HostError each
 }
 
-func (n tally) error(errs *multierror.Error) error {
-	if len(n.failed) == 0 {
+func (n tally) error() error {
+	if n.failed.Len() == 0 {
 		return nil
 	}
-	return &HostsError{Hosts: n.hosts, Failed: n.failed, Errors: errs}
+	return &HostsError{Hosts: n.hosts, Failed: &n.failed}
 }
 
 // A writer is the one goroutine that writes records, counts them and says which
@@ -222,16 +224,14 @@ func (w *writer) count(r *record.Record) {
 	if !r.Failed() {
 		return
 	}
-	w.tally.failed = append(w.tally.failed, r)
-	message := r.Message()
-	w.sink.errs = multierror.Append(w.sink.errs, fmt.Errorf("%s: %s", r.Name(), message))
+	multierror.Append(&w.tally.failed, &HostError{r.Name(), r.FailedStage(), r.Message()})
 	if cause := r.Cause(); cause != nil {
 		args := []any{"host", r.Name()}
 		var hint interface{ Hint() string }
 		if errors.As(cause, &hint) && hint.Hint() != "" {
 			args = append(args, "hint", hint.Hint())
 		}
-		w.stream.Log.Error(message, args...)
+		w.stream.Log.Error(r.Message(), args...)
 	}
 }
 
