@@ -128,7 +128,7 @@ func (d Dialer) proxyCommand(cfg config, h hop) (net.Conn, error) {
 		defer close(said)
 		lines := bufio.NewScanner(stderr)
 		for lines.Scan() {
-			d.Log.Info("output", "host", h.Host, "line", lines.Text())
+			d.Log.Info("output", "proxy", h.Host, "line", lines.Text())
 		}
 		io.Copy(io.Discard, stderr)
 	}()
