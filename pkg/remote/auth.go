@@ -21,12 +21,15 @@ type identities struct {
 	names   []string // of signers, for messages
 	unused  []string // identities that could not be used, and why
 	locked  string   // an encrypted key file that would have been tried; "" for none
-	agent   net.Conn // nil when there is none
+
+	agent net.Conn    // nil when there is none
+	stop  func() bool // lets the connection to the agent outlive ctx
 }
 
 // Close ends the connection to the agent; its signers are of no use then.
 func (ids *identities) Close() {
 	if ids.agent != nil {
+		ids.stop()
 		ids.agent.Close()
 	}
 }
@@ -38,7 +41,8 @@ func (ids *identities) add(s ssh.Signer, name string) {
 
 // identities gathers the target's identity file, those of the configuration,
 // and the agent's keys unless IdentitiesOnly says no. Files come first, because
-// an agent may hold more keys than sshd lets one try (MaxAuthTries is 6).
+// an agent may hold more keys than sshd lets one try (MaxAuthTries is 6). The
+// agent's signers fail when ctx ends: an agent may wait for its owner forever.
 func (d Dialer) identities(ctx context.Context, h hop, cfg config) (_ *identities, err error) {
 	ids := &identities{}
 	defer func() {
@@ -50,8 +54,14 @@ func (d Dialer) identities(ctx context.Context, h hop, cfg config) (_ *identitie
 	if cfg.agent != "" {
 		if ids.agent, err = (&net.Dialer{}).DialContext(ctx, "unix", cfg.agent); err != nil {
 			ids.unused = append(ids.unused, "agent: "+err.Error())
-		} else if held, err = agent.NewClient(ids.agent).Signers(); err != nil {
-			ids.unused = append(ids.unused, "agent "+cfg.agent+": "+err.Error())
+		} else {
+			ids.stop = context.AfterFunc(ctx, func() { ids.agent.Close() })
+			if held, err = agent.NewClient(ids.agent).Signers(); err != nil {
+				ids.unused = append(ids.unused, "agent "+cfg.agent+": "+err.Error())
+			}
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("ask agent %s: %w", cfg.agent, context.Cause(ctx))
 		}
 	}
 	own := d.identityFile(h)

@@ -48,8 +48,8 @@ type Dialer struct {
 	SSH    string // ssh(1), asked for the user's configuration; "" finds it in PATH and does without when there is none
 	Config string // ssh_config(5) file that replaces the user's and the system's; "" for those
 
-	// Timeout bounds connecting, key exchange and login of one hop, and how long
-	// a host's login shell may take to start /bin/sh. 0 is the configuration's
+	// Timeout bounds connecting, key exchange and login of one hop, with what the
+	// agent takes to sign, and how long a host's login shell may take to start /bin/sh. 0 is the configuration's
 	// ConnectTimeout, else DefaultTimeout.
 	Timeout time.Duration
 
@@ -182,7 +182,8 @@ func (d Dialer) handshake(ctx context.Context, c *Conn, h hop, cfg config) error
 	}
 	stop := context.AfterFunc(ctx, func() { c.raw.Close() })
 	conn, chans, reqs, err := ssh.NewClientConn(c.raw, cfg.hostName, ccfg)
-	if !stop() && err != nil {
+	stop()
+	if err != nil && ctx.Err() != nil { // then it may be the agent's as well
 		return context.Cause(ctx)
 	}
 	var negotiation *ssh.AlgorithmNegotiationError

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 
 	"nx/pkg/target"
 )
@@ -208,6 +209,63 @@ func TestLogin(t *testing.T) {
 				t.Fatal(err)
 			}
 			c.Close()
+		})
+	}
+}
+
+// A stuckAgent is an agent that does not come to an end with a signature.
+type stuckAgent struct {
+	agent.Agent
+	asked func()
+	until <-chan struct{}
+}
+
+func (a stuckAgent) Sign(key ssh.PublicKey, data []byte) (*ssh.Signature, error) {
+	a.asked()
+	<-a.until
+	return a.Agent.Sign(key, data)
+}
+
+// An agent that does not answer, as one that waits for its owner, holds nobody
+// longer than the time limit or ctx.
+func TestSilentAgent(t *testing.T) {
+	s := newSSHD(t, "")
+	to := s.target()
+	to.IdentityFile = ""
+	until := make(chan struct{})
+	defer close(until)
+	for _, tt := range []struct {
+		name, want string
+		serve      func(conn net.Conn, asked func())
+	}{
+		{name: "asked for its keys", want: "ask agent ", serve: func(conn net.Conn, asked func()) {
+			conn.Read(make([]byte, 1))
+			asked()
+			<-until
+		}},
+		{name: "asked to sign", serve: func(conn net.Conn, asked func()) {
+			ring := agent.NewKeyring()
+			ring.Add(agent.AddedKey{PrivateKey: s.userKey.Signer})
+			agent.ServeAgent(stuckAgent{ring, asked, until}, conn)
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := dialer(t, "")
+			asked := make(chan struct{}, 2) // once by each Dial
+			t.Setenv("SSH_AUTH_SOCK", listenAgent(t, func(conn net.Conn) {
+				tt.serve(conn, func() { asked <- struct{}{} })
+			}))
+			ctx, cancel := context.WithCancelCause(context.Background())
+			go func() {
+				<-asked
+				cancel(errors.New("had enough"))
+			}()
+			_, err := d.Dial(ctx, to)
+			wantError(t, err, "", tt.want, "had enough")
+
+			d.Timeout = 100 * time.Millisecond
+			_, err = d.Dial(context.Background(), to)
+			wantError(t, err, "", "no answer within 100ms")
 		})
 	}
 }

@@ -275,6 +275,12 @@ func serveAgent(t *testing.T, keys ...key) string {
 			t.Fatal(err)
 		}
 	}
+	return listenAgent(t, func(conn net.Conn) { agent.ServeAgent(ring, conn) })
+}
+
+// listenAgent calls serve with each connection to the socket that it returns.
+func listenAgent(t *testing.T, serve func(net.Conn)) string {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "nx-agent") // a socket's path must be short
 	if err != nil {
 		t.Fatal(err)
@@ -289,7 +295,7 @@ func serveAgent(t *testing.T, keys ...key) string {
 			if err != nil {
 				return
 			}
-			go agent.ServeAgent(ring, conn)
+			go serve(conn)
 		}
 	}()
 	t.Cleanup(func() {
