@@ -317,7 +317,7 @@ func TestBadInput(t *testing.T) {
 		{"cut", begin("nx-other") + failed, "ends after line 2 without its end: the program "},
 		{"cut in a line", begin("nx-other") + failed + `{"nx":1,`, "ends after line 2 without its end: the program "},
 		{"malformed", failed + "web1\n", "line 2: the line is no JSON"},
-		{"wrong version", `{"nx":2,"name":"web1"}`, `line 1: "nx" is "2"`},
+		{"wrong version", `{"nx":2,"name":"web1"}`, `line 1: "nx" is 2`},
 		{"duplicate host", failed + failed, "line 2: host db1 is there already"},
 		{"duplicate key", `{"nx":1,"name":"a","name":"a"}`, `line 1: the key "name" stands there twice`},
 		{"invalid UTF-8", "{\"nx\":1,\"name\":\"a\",\"x\":\"\xc3\"}", "line 1: the line is not valid UTF-8"},

@@ -1,7 +1,6 @@
 package record
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -45,14 +44,11 @@ var fields = []struct {
 // Reset removes what s and the stages behind it write, so that a fresh result
 // never stands beside an old one.
 func (r *Record) Reset(s Stage) {
-	i := slices.IndexFunc(fields, func(f struct {
-		stage Stage
-		keys  []string
-	}) bool {
-		return f.stage == s
-	})
-	for _, f := range fields[max(i, 0):] {
-		r.Delete(f.keys...)
+	behind := false
+	for _, f := range fields {
+		if behind = behind || f.stage == s; behind {
+			r.Delete(f.keys...)
+		}
 	}
 }
 
@@ -93,7 +89,7 @@ func (r *Record) path(key string, parse func(string) (store.Path, error)) (store
 		return "", missingError(key)
 	}
 	if v.Type != gjson.String {
-		return "", fmt.Errorf("%q is %s, not a store path", key, excerpt([]byte(v.Raw)))
+		return "", fmt.Errorf("%q is %s, not a store path", key, shown(v))
 	}
 	p, err := parse(v.Str)
 	if err != nil {
@@ -128,36 +124,44 @@ func (r *Record) Target() (target.Target, error) {
 }
 
 func parseTarget(v gjson.Result, at string) (target.Target, error) {
-	var t struct {
-		Host         string          `json:"host"`
-		Port         int             `json:"port"`
-		User         string          `json:"user"`
-		HostKeys     []string        `json:"hostKeys"`
-		IdentityFile string          `json:"identityFile"`
-		Sudo         []string        `json:"sudo"`
-		ProxyJump    string          `json:"proxyJump"`
-		Previous     json.RawMessage `json:"previous"`
-	}
 	if !v.IsObject() {
-		return target.Target{}, fmt.Errorf("%q is %s, not an object", at, excerpt([]byte(v.Raw)))
+		return target.Target{}, fmt.Errorf("%q is %s, not an object", at, shown(v))
 	}
-	if err := json.Unmarshal([]byte(v.Raw), &t); err != nil {
-		var wrong *json.UnmarshalTypeError
-		if errors.As(err, &wrong) {
-			err = fmt.Errorf("%q is a %s: %s", wrong.Field, wrong.Value, excerpt([]byte(v.Get(wrong.Field).Raw)))
+	var wrong error
+	get := func(key string, typ gjson.Type, what string) gjson.Result {
+		f := v.Get(key)
+		if f.Exists() && f.Type != gjson.Null && f.Type != typ {
+			wrong = fmt.Errorf("%q is %s, not %s", at+"."+key, shown(f), what)
 		}
-		return target.Target{}, fmt.Errorf("%q: %w", at, err)
+		return f
 	}
-	out := target.Target{Host: t.Host, Port: t.Port, User: t.User, HostKeys: t.HostKeys,
-		IdentityFile: t.IdentityFile, Sudo: t.Sudo, ProxyJump: t.ProxyJump}
+	text := func(key string) string { return get(key, gjson.String, "a string").Str }
+	list := func(key string) (words []string) {
+		get(key, gjson.JSON, "a list of strings").ForEach(func(_, e gjson.Result) bool {
+			if e.Type != gjson.String {
+				wrong = fmt.Errorf("%q has %s, not a string", at+"."+key, shown(e))
+			}
+			words = append(words, e.Str)
+			return true
+		})
+		return words
+	}
+	t := target.Target{Host: text("host"), User: text("user"), HostKeys: list("hostKeys"),
+		IdentityFile: text("identityFile"), Sudo: list("sudo"), ProxyJump: text("proxyJump")}
+	if port := get("port", gjson.Number, "a number"); port.Exists() {
+		t.Port = int(port.Int())
+		if port.Num != float64(t.Port) {
+			wrong = fmt.Errorf("%q is %s, not a whole number", at+".port", port.Raw)
+		}
+	}
 	if p := v.Get("previous"); p.Exists() && p.Type != gjson.Null {
 		previous, err := parseTarget(p, at+".previous")
 		if err != nil {
 			return target.Target{}, err
 		}
-		out.Previous = &previous
+		t.Previous = &previous
 	}
-	return out, nil
+	return t, wrong
 }
 
 // Failed tells whether a stage failed on this host.

@@ -136,12 +136,12 @@ func (r *Record) identify() error {
 	case !v.Exists():
 		return fmt.Errorf(`"nx" is missing: a record carries "nx": %d`, Version)
 	case v.Raw != fmt.Sprint(Version):
-		return fmt.Errorf(`"nx" is %s: this program reads version %d`, excerpt([]byte(v.Raw)), Version)
+		return fmt.Errorf(`"nx" is %s: this program reads version %d`, shown(v), Version)
 	}
 	r.kind = KindHost
 	if k := r.Get("kind"); k.Exists() {
 		if k.Type != gjson.String {
-			return fmt.Errorf(`"kind" is %s, not a string`, excerpt([]byte(k.Raw)))
+			return fmt.Errorf(`"kind" is %s, not a string`, shown(k))
 		}
 		r.kind = k.Str
 	}
@@ -167,7 +167,7 @@ func (r *Record) word(key string) (string, error) {
 		return "", fmt.Errorf("%q is missing", key)
 	}
 	if v.Type != gjson.String {
-		return "", fmt.Errorf("%q is %s, not a string", key, excerpt([]byte(v.Raw)))
+		return "", fmt.Errorf("%q is %s, not a string", key, shown(v))
 	}
 	if err := CheckName(v.Str); err != nil {
 		return "", fmt.Errorf("%q: %w", key, err)
@@ -260,7 +260,7 @@ type Member struct {
 func (r *Record) Merge(key string, members ...Member) error {
 	old := r.Get(key)
 	if old.Exists() && !old.IsObject() {
-		return fmt.Errorf("%q is %s, not an object", key, excerpt([]byte(old.Raw)))
+		return fmt.Errorf("%q is %s, not an object", key, shown(old))
 	}
 	inner := Record{members: split(old)}
 	for _, m := range members {
@@ -336,6 +336,15 @@ func quote(s string) []byte {
 		panic(err) // a string always marshals
 	}
 	return b
+}
+
+// shown is a JSON value as a message shows it.
+func shown(v gjson.Result) string {
+	const n = 60
+	if len(v.Raw) > n {
+		return strings.ToValidUTF8(v.Raw[:n], "") + "…"
+	}
+	return v.Raw
 }
 
 // excerpt quotes what a message can show of a value of any length.

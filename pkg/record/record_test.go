@@ -28,9 +28,9 @@ func TestParseRefuses(t *testing.T) {
 		{"no object", `["web1"]`, "is no JSON object"},
 		{"two objects", `{"nx":1,"name":"a"}{"nx":1,"name":"b"}`, "is no JSON"},
 		{"no version", `{"name":"web1"}`, `"nx" is missing`},
-		{"later version", `{"nx":2,"name":"web1"}`, `"nx" is "2"`},
+		{"later version", `{"nx":2,"name":"web1"}`, `"nx" is 2`},
 		{"version as text", `{"nx":"1","name":"web1"}`, `"nx" is`},
-		{"kind of another type", `{"nx":1,"kind":7,"name":"web1"}`, `"kind" is "7"`},
+		{"kind of another type", `{"nx":1,"kind":7,"name":"web1"}`, `"kind" is 7`},
 		{"no name", `{"nx":1}`, `"name" is missing`},
 		{"name of another type", `{"nx":1,"name":["web1"]}`, `"name" is`},
 		{"name that is a path", `{"nx":1,"name":"../web1"}`, `has '.'`},
@@ -147,8 +147,6 @@ func TestTarget(t *testing.T) {
 		`{"nx":1,"name":"a"}`:                                                         `no "target"`,
 		`{"nx":1,"name":"a","target":"h"}`:                                            `not an object`,
 		`{"nx":1,"name":"a","target":{}}`:                                             `target.host ""`,
-		`{"nx":1,"name":"a","target":{"host":"h","port":22.5}}`:                       `"port" is a number 22.5: "22.5"`,
-		`{"nx":1,"name":"a","target":{"host":"h","port":"ssh"}}`:                      `"port" is a string: "\"ssh\""`,
 		`{"nx":1,"name":"a","target":{"host":"-oProxyCommand=evil"}}`:                 `must not be empty or start with '-'`,
 		`{"nx":1,"name":"a","target":{"host":"h","previous":{"host":"a b"}}}`:         `target.previous`,
 		`{"nx":1,"name":"a","target":{"host":"h","hostKeys":["ssh-ed25519 A\nb c"]}}`: `target.hostKeys`,
@@ -170,7 +168,7 @@ func TestPaths(t *testing.T) {
 	if _, err := r.DrvPath(); err == nil || !strings.Contains(err.Error(), `"drvPath": store path`) {
 		t.Errorf("DrvPath: %v", err)
 	}
-	if _, err := r.StorePath(); err == nil || !strings.Contains(err.Error(), `"storePath" is "7"`) {
+	if _, err := r.StorePath(); err == nil || !strings.Contains(err.Error(), `"storePath" is 7`) {
 		t.Errorf("StorePath: %v", err)
 	}
 	for _, tt := range []struct {

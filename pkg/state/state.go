@@ -120,7 +120,9 @@ func Open(ctx context.Context, file string, wait func()) (*State, error) {
 	locked, err := lock.TryLock()
 	if err == nil && !locked {
 		wait()
-		_, err = lock.TryLockContext(ctx, 50*time.Millisecond)
+		if _, err = lock.TryLockContext(ctx, 50*time.Millisecond); ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("lock state %s: %w", file, err)
