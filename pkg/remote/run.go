@@ -8,6 +8,7 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -28,6 +29,10 @@ const mark = "\x1enx\n"
 // maxNoise is how much a login shell may print before the mark; the end of it
 // is shown when the mark does not come.
 const maxNoise = 64 << 10
+
+// writeGrace is how long a caller's writer may take after ctx ended until it is
+// taken for one that blocks.
+const writeGrace = time.Second
 
 // encode is the script as the shell command reads it.
 func encode(script string) ([]byte, error) {
@@ -52,7 +57,8 @@ func encode(script string) ([]byte, error) {
 // nothing. When Run gives up by itself, the script's process group gets SIGTERM
 // where sshd passes signals on (OpenSSH does not for root); else the script finds
 // stdin at its end and stdout closed, and goes on until that stops it. Nothing is
-// written after Run returned, but one Read of stdin may still be waiting.
+// written after Run returned, except by a Write that blocked for a second after
+// ctx ended: as one Read of stdin, it may still be waiting.
 func (c *Conn) Run(ctx context.Context, script string, stdin io.Reader, stdout, stderr io.Writer) (status int, err error) {
 	status, err = c.run(ctx, script, stdin, stdout, stderr)
 	if err != nil {
@@ -72,8 +78,8 @@ func (c *Conn) run(ctx context.Context, script string, stdin io.Reader, stdout, 
 		conn:   c,
 		head:   head,
 		stdin:  stdin,
-		stdout: &output{w: stdout, fail: giveUp, marked: make(chan struct{}), seeking: true},
-		stderr: &output{w: stderr, fail: giveUp},
+		stdout: &output{w: stdout, fail: giveUp, turn: make(chan struct{}, 1), marked: make(chan struct{}), seeking: true},
+		stderr: &output{w: stderr, fail: giveUp, turn: make(chan struct{}, 1)},
 		giveUp: giveUp,
 	}
 	late := time.AfterFunc(c.startTimeout, func() {
@@ -81,10 +87,12 @@ func (c *Conn) run(ctx context.Context, script string, stdin io.Reader, stdout, 
 	})
 	defer late.Stop()
 	go func() {
-		<-s.stdout.marked
-		late.Stop()
+		select {
+		case <-s.stdout.marked:
+			late.Stop()
+		case <-ctx.Done():
+		}
 	}()
-	defer s.stdout.end() // lets that goroutine go
 
 	type result struct {
 		status int
@@ -100,8 +108,10 @@ func (c *Conn) run(ctx context.Context, script string, stdin io.Reader, stdout, 
 		return r.status, r.err
 	case <-ctx.Done():
 		// The host may be silent: leave without waiting for its goodbye.
-		s.stdout.end()
-		s.stderr.end()
+		grace, cancel := context.WithTimeout(context.Background(), writeGrace)
+		defer cancel()
+		s.stdout.end(grace)
+		s.stderr.end(grace)
 		return 0, context.Cause(ctx)
 	}
 }
@@ -226,20 +236,20 @@ var signals = map[string]int{
 // stdout it first seeks the mark and keeps what comes before it.
 type output struct {
 	fail   context.CancelCauseFunc // told when w fails
-	marked chan struct{}           // closed at the mark, or at the end
+	marked chan struct{}           // closed at the mark
+	over   atomic.Bool             // nothing more goes to w
+	turn   chan struct{}           // a lock, held by a Write; a channel, because end does not wait for it forever
 
-	mu      sync.Mutex
 	w       io.Writer // nil discards
 	seeking bool
 	before  []byte // what came before the mark
-	over    bool
 }
 
 func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.turn <- struct{}{}
+	defer func() { <-o.turn }()
 	n := len(p)
-	if o.over {
+	if o.over.Load() {
 		return n, nil
 	}
 	if o.seeking {
@@ -258,25 +268,25 @@ func (o *output) Write(p []byte) (int, error) {
 	}
 	if _, err := o.w.Write(p); err != nil {
 		o.fail(fmt.Errorf("write its output: %w", err))
-		o.over = true
+		o.over.Store(true)
 	}
 	return n, nil
 }
 
 // noise returns what came before the mark, and whether the mark came.
 func (o *output) noise() (before string, marked bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.turn <- struct{}{}
+	defer func() { <-o.turn }()
 	return string(o.before), !o.seeking
 }
 
-// end cuts the caller's writer off.
-func (o *output) end() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.over = true
-	if o.seeking {
-		o.seeking = false
-		close(o.marked)
+// end cuts the caller's writer off. It waits for a Write that is under way until
+// grace ends.
+func (o *output) end(grace context.Context) {
+	o.over.Store(true)
+	select {
+	case o.turn <- struct{}{}:
+		<-o.turn
+	case <-grace.Done():
 	}
 }

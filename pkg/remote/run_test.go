@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -246,6 +247,45 @@ func TestRunCanceled(t *testing.T) {
 	if _, err := c.Run(ctx, "exit 0", nil, nil, nil); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// When ctx ends, Run waits for a Write that comes to its end, so that what was
+// written can be read, and not for one that blocks.
+func TestRunCanceledInWrite(t *testing.T) {
+	s := newSSHD(t, "")
+	c := dial(t, dialer(t, ""), s.target())
+	for _, script := range []string{"yes", "yes >&2"} {
+		ctx, cancel := context.WithCancel(context.Background())
+		written := 0
+		w := writerFunc(func(p []byte) (int, error) {
+			cancel()
+			for range 100 {
+				runtime.Gosched()
+			}
+			written += len(p)
+			return len(p), nil
+		})
+		if _, err := c.Run(ctx, script, nil, w, w); !errors.Is(err, context.Canceled) || written == 0 {
+			t.Errorf("got %v, %d bytes, want %v", err, written, context.Canceled)
+		}
+
+		ctx, cancel = context.WithCancel(context.Background())
+		release := make(chan struct{})
+		w = func(p []byte) (int, error) {
+			cancel()
+			<-release
+			return len(p), nil
+		}
+		if _, err := c.Run(ctx, script, nil, w, w); !errors.Is(err, context.Canceled) {
+			t.Errorf("with a writer that blocks: got %v, want %v", err, context.Canceled)
+		}
+		close(release)
+	}
+	sh(t, c, "exit 0") // the connection still serves
 }
 
 // runUntil runs a script that prints a line and then stays; at that line f is called.
