@@ -50,6 +50,7 @@ type Run func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) er
 // A Client talks to one server. Only one method may be in use at a time.
 type Client struct {
 	in     decoder
+	stdout *countingReader // behind in
 	out    encoder
 	stdin  *io.PipeWriter
 	stderr tail
@@ -69,8 +70,10 @@ func open(ctx, life context.Context, run Run) (*Client, error) {
 	life, cancel := context.WithCancelCause(life)
 	stdinR, stdinW := io.Pipe()
 	stdoutR, stdoutW := io.Pipe()
+	stdout := &countingReader{Reader: stdoutR}
 	c := &Client{
-		in:     decoder{r: bufio.NewReaderSize(stdoutR, 64<<10)},
+		in:     decoder{r: bufio.NewReaderSize(stdout, 64<<10)},
+		stdout: stdout,
 		out:    encoder{bufio.NewWriterSize(stdinW, 64<<10)},
 		stdin:  stdinW,
 		cancel: cancel,
@@ -382,6 +385,18 @@ func (e *ServerError) message() string {
 		return message
 	}
 	return last
+}
+
+// A countingReader counts what is read, in bytes.
+type countingReader struct {
+	io.Reader
+	n int64
+}
+
+func (r *countingReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	r.n += int64(n)
+	return n, err
 }
 
 // tailSize is how much of the server's stderr is kept: what a record's error.log holds.

@@ -168,6 +168,32 @@ func TestServerGoes(t *testing.T) {
 	check(t, c.Close())
 }
 
+// What a server has begun to answer is not asked again: a part of it has been
+// passed on.
+func TestLocalServerGoesInAnswer(t *testing.T) {
+	started := 0
+	local := &Store{run: fake(func(d *decoder, e encoder) error {
+		started++
+		ask := func() {
+			d.number()
+			d.number()
+			d.paths(maxPaths)
+		}
+		ask()
+		e.number(0)
+		e.w.Flush()
+		ask()
+		e.number(1) // of paths, and none comes
+		return errors.New("connection reset")
+	})}
+	_, err := local.QueryClosure(t.Context(), nil)
+	check(t, err)
+	_, err = local.QueryClosure(t.Context(), nil)
+	if want := "query closure: nix-store --serve: connection reset"; err == nil || err.Error() != want || started != 1 {
+		t.Errorf("%d servers, want 1, error\n got %v\nwant %s", started, err, want)
+	}
+}
+
 func TestWrongAnswer(t *testing.T) {
 	c, err := Open(t.Context(), fake(func(d *decoder, e encoder) error {
 		add(d)

@@ -91,12 +91,27 @@ func (s *Store) Close() error {
 	return errors.Join(errs...)
 }
 
-// use calls f with a free server, or a new one, and keeps it if f returns nil.
+// use calls f with a free server, or a new one. A free one may have died since it
+// was used last, as it does when the Nix daemon is restarted: when it ends before
+// the first byte of its answer, f is called once more, with a new one.
 func (s *Store) use(ctx context.Context, f func(*Client) error) error {
-	c, err := s.take(ctx)
+	if c := s.take(); c != nil {
+		before := c.stdout.n
+		err := s.with(c, f)
+		if err == nil || c.stdout.n != before || ctx.Err() != nil {
+			return err
+		}
+	}
+	// The server outlives the call that needed it first; calls bring their own ctx.
+	c, err := open(ctx, context.WithoutCancel(ctx), s.run)
 	if err != nil {
 		return err
 	}
+	return s.with(c, f)
+}
+
+// with calls f with a server and keeps it if f returns nil.
+func (s *Store) with(c *Client, f func(*Client) error) error {
 	if err := f(c); err != nil || c.broken != nil {
 		c.Close()
 		return err
@@ -107,15 +122,15 @@ func (s *Store) use(ctx context.Context, f func(*Client) error) error {
 	return nil
 }
 
-func (s *Store) take(ctx context.Context) (*Client, error) {
+// take returns a free server, or nil when there is none.
+func (s *Store) take() *Client {
 	s.mu.Lock()
-	if last := len(s.free) - 1; last >= 0 {
-		c := s.free[last]
-		s.free = s.free[:last]
-		s.mu.Unlock()
-		return c, nil
+	defer s.mu.Unlock()
+	last := len(s.free) - 1
+	if last < 0 {
+		return nil
 	}
-	s.mu.Unlock()
-	// The server outlives the call that needed it first; calls bring their own ctx.
-	return open(ctx, context.WithoutCancel(ctx), s.run)
+	c := s.free[last]
+	s.free = s.free[:last]
+	return c
 }

@@ -349,3 +349,33 @@ func TestLocal(t *testing.T) {
 	check(t, local.DumpStorePath(ctx, root, io.Discard))
 	check(t, local.Close())
 }
+
+// A server that died while nobody used it, as when the daemon behind it is
+// restarted, is replaced.
+func TestLocalServerGone(t *testing.T) {
+	setup(t)
+	from := nixStore{installed(t), t.TempDir()}
+	root := from.fill(t)
+	t.Setenv("NIX_REMOTE", from.dir)
+	serve := Command("nix-store", "--serve")
+	var kill []context.CancelFunc // of each server that was started
+	local := &Store{run: func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		kill = append(kill, cancel)
+		return serve(ctx, stdin, stdout, stderr)
+	}}
+	for want := range 3 {
+		if _, err := local.QueryClosure(t.Context(), []store.Path{root}); err != nil || len(kill) != want+1 {
+			t.Fatalf("%d servers, want %d, error %v", len(kill), want+1, err)
+		}
+		kill[want]()
+		<-local.free[0].done
+	}
+	// Another server than the one that was free has the last word.
+	absent := store.Path("/nix/store/00000000000000000000000000000000-absent")
+	if _, err := local.QueryClosure(t.Context(), []store.Path{absent}); err == nil || !strings.Contains(err.Error(), "is not valid") || len(kill) != 4 {
+		t.Errorf("%d servers, want 4, closure of an invalid path: %v", len(kill), err)
+	}
+	check(t, local.Close())
+}
