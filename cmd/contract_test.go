@@ -341,7 +341,7 @@ func TestBadInput(t *testing.T) {
 				run(t, tool.command(t), f).want(t, 2, "", tt.want)
 			})
 		}
-		run(t, tool.command(t, "/no/such/file"), nil).want(t, 2, "", "read records: open /no/such/file: no such file")
+		run(t, tool.command(t, "/no/such/file"), nil).want(t, 2, "", "read records: stat /no/such/file: no such file")
 		run(t, tool.command(t, t.TempDir()), nil).want(t, 2, "", "it is a folder")
 	})
 }
@@ -412,6 +412,12 @@ func TestStdoutGone(t *testing.T) {
 			t.Errorf("status %d, stderr %s", got, &stderr)
 		}
 
+		// a shell may have closed it altogether
+		inner := tool.command(t)
+		closed := exec.CommandContext(t.Context(), "/bin/sh", append([]string{"-c", `exec "$@" >&-`, "sh"}, inner.Args...)...)
+		closed.Dir, closed.Env = inner.Dir, inner.Env
+		run(t, closed, pipe(t, resource)).want(t, 2, "", "stdout is closed")
+
 		// it is noticed while there is nothing to write
 		cmd = tool.command(t)
 		said, closeInput := waiting(t, cmd, func(stdout io.Closer) { stdout.Close() })
@@ -458,6 +464,18 @@ func TestSignals(t *testing.T) {
 			if got := status(cmd.ProcessState); got != 128+int(sig) || !strings.Contains(stderr.String(), "interrupted by "+name) {
 				t.Errorf("%s: status %d, stderr %s", name, got, stderr)
 			}
+		}
+		// also while nobody has opened the other end of an input
+		q := filepath.Join(t.TempDir(), "q")
+		if err := unix.Mkfifo(q, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		waitsFor := tool.command(t, q)
+		said, closeInput := waiting(t, waitsFor, func(io.Closer) { waitsFor.Process.Signal(syscall.SIGTERM) })
+		waitsFor.Wait()
+		closeInput()
+		if got := status(waitsFor.ProcessState); got != 143 {
+			t.Errorf("with a FIFO: status %d, stderr %s", got, said)
 		}
 		// what nohup ignores stays ignored
 		inner := tool.command(t)

@@ -42,7 +42,7 @@ type Shared struct {
 	Root      string           `default:"." placeholder:"DIR" help:"The folder that relative paths in records start from (default: the working directory)."`
 	Quiet     bool             `short:"q" help:"Print warnings and errors only."`
 	Verbose   bool             `short:"v" help:"Print details too."`
-	Progress  string           `enum:"auto,always,never" default:"auto" placeholder:"WHEN" help:"Show steps: auto, always or never (default ${default})."`
+	Progress  string           `enum:"auto,always,never" default:"auto" placeholder:"WHEN" help:"Show steps: auto, always (a live line, whatever stdout is) or never (default ${default})."`
 	LogFormat string           `enum:"text,json" default:"text" placeholder:"FORMAT" help:"What stderr has: text, or json, one event a line (default ${default})."`
 	Version   kong.VersionFlag `help:"Print the version and exit."`
 }
@@ -68,9 +68,9 @@ type Process struct {
 	Log    *slog.Logger
 	Stdout io.Writer // for reports; records go through Stream
 
-	stdin *os.File
-	flags *Shared
-	on    stream.Selection
+	stdin, stdout *os.File
+	flags         *Shared
+	on            stream.Selection
 }
 
 // A UsageError is a wrong command line: nothing was done.
@@ -89,7 +89,7 @@ func (e *UsageError) Hint() string { return e.HintMsg }
 func Main(t Tool) { os.Exit(run(t, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
-	p := &Process{Tool: t.Name, Stdout: stdout, stdin: stdin, flags: t.Commands.shared()}
+	p := &Process{Tool: t.Name, Stdout: stdout, stdin: stdin, stdout: stdout, flags: t.Commands.shared()}
 	parser, err := kong.New(t.Commands, kong.Name(t.Name), kong.Description(t.Help),
 		kong.Writers(stdout, stderr), kong.Help(help), kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Vars{
@@ -116,7 +116,7 @@ func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
 	if p.flags.Output == "" {
 		out = stdout
 	}
-	ctx, caught, release := catch(out)
+	ctx, caught, release := catch(out, p.Log)
 	defer release()
 	command.BindTo(ctx, (*context.Context)(nil))
 	return p.status(command.Run(p), caught())
@@ -144,6 +144,12 @@ func (p *Process) check() error {
 		return errors.New("--if-changed: it needs -o FILE")
 	case f.Quiet && f.Verbose:
 		return errors.New("--quiet and --verbose: they contradict each other")
+	}
+	if f.Output == "-" {
+		f.Output = "" // stdout, as elsewhere
+	}
+	if f.Output == "" && closed(p.stdout) {
+		return errors.New("stdout is closed: the records have nowhere to go")
 	}
 	if info, err := os.Stat(f.Root); err != nil {
 		return fmt.Errorf("--root: %w", err)
@@ -175,28 +181,47 @@ func (p *Process) Stream(stage record.Stage, files []string) (*stream.Stream, er
 }
 
 func (p *Process) input(name string) (stream.Input, error) {
-	in, f := stream.Input{Name: name}, p.stdin
 	if name == "-" {
-		in.Name = stream.Stdin
-		if term.IsTerminal(int(f.Fd())) {
-			return in, &UsageError{errors.New("stdin is a terminal, not a stream of records"),
+		if term.IsTerminal(int(p.stdin.Fd())) {
+			return stream.Input{}, &UsageError{errors.New("stdin is a terminal, not a stream of records"),
 				fmt.Sprintf("pipe records in, as from the tool before, or name a file: %s FILE", p.Tool)}
 		}
-	} else {
-		var err error
-		if f, err = os.Open(name); err != nil {
-			return in, fmt.Errorf("read records: %w", err)
+		info, err := p.stdin.Stat()
+		if err != nil {
+			return stream.Input{}, fmt.Errorf("read stdin: %w", err)
+		}
+		return stream.Input{Name: stream.Stdin, Reader: p.stdin, Regular: info.Mode().IsRegular()}, nil
+	}
+	info, err := os.Stat(name)
+	switch {
+	case err != nil:
+		return stream.Input{}, fmt.Errorf("read records: %w", err)
+	case info.IsDir():
+		return stream.Input{}, fmt.Errorf("read %s: it is a folder", name)
+	case !info.Mode().IsRegular():
+		return stream.Input{Name: name, Reader: &fifo{name: name}}, nil
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		return stream.Input{}, fmt.Errorf("read records: %w", err)
+	}
+	return stream.Input{Name: name, Reader: f, Regular: true}, nil
+}
+
+// A fifo is opened by its first read, since that waits for a writer: whoever
+// reads may be interrupted meanwhile.
+type fifo struct {
+	name string
+	f    *os.File
+}
+
+func (r *fifo) Read(b []byte) (n int, err error) {
+	if r.f == nil {
+		if r.f, err = os.Open(r.name); err != nil {
+			return 0, err
 		}
 	}
-	info, err := f.Stat()
-	if err != nil {
-		return in, fmt.Errorf("read %s: %w", in.Name, err)
-	}
-	if info.IsDir() {
-		return in, fmt.Errorf("read %s: it is a folder", in.Name)
-	}
-	in.Reader, in.Regular = f, info.Mode().IsRegular()
-	return in, nil
+	return r.f.Read(b)
 }
 
 // Selects tells whether --on chooses among the hosts.

@@ -59,7 +59,7 @@ func TestMessages(t *testing.T) {
 }
 
 func TestLiveLine(t *testing.T) {
-	l, b := logger(slog.LevelInfo, true, &live{tool: "nx-copy", width: 60, step: map[string]string{}})
+	l, b := logger(slog.LevelInfo, true, newLive("nx-copy", 60))
 	const clear = "\r\x1b[K"
 	for _, tt := range []struct {
 		say  func()

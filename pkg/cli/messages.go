@@ -28,17 +28,24 @@ func newHandler(tool string, f *Shared, stdout, stderr *os.File) slog.Handler {
 		return slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: event}).
 			WithAttrs([]slog.Attr{slog.String("tool", tool)})
 	}
-	terminal := term.IsTerminal(int(stderr.Fd()))
 	h := &console{w: stderr, tool: tool, level: level, steps: f.Progress != "never"}
-	if terminal && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" {
-		h.colour = true
+	width, _, err := term.GetSize(int(stderr.Fd()))
+	if err != nil || os.Getenv("TERM") == "dumb" {
+		return &text{console: h} // no terminal, or one without cursor and colours
 	}
-	if width, _, err := term.GetSize(int(stderr.Fd())); err == nil && terminal && f.Progress != "never" && !f.Quiet && !f.Verbose {
-		if info, err := stdout.Stat(); err == nil && info.Mode()&os.ModeNamedPipe == 0 {
-			h.live = &live{tool: tool, width: width, step: map[string]string{}}
-		}
+	h.colour = os.Getenv("NO_COLOR") == ""
+	live := f.Progress == "always" || f.Progress == "auto" && (f.Output != "" || !meetsTerminal(stdout))
+	if live && width >= 20 && !f.Quiet && !f.Verbose {
+		h.live = newLive(tool, width)
 	}
 	return &text{console: h}
+}
+
+// meetsTerminal tells whether what is written to stdout would stand between
+// the live line's: it is a terminal, or a pipe to another tool that has a line.
+func meetsTerminal(stdout *os.File) bool {
+	info, err := stdout.Stat()
+	return err != nil || info.Mode()&os.ModeNamedPipe != 0 || term.IsTerminal(int(stdout.Fd()))
 }
 
 // event names slog's own attributes as events have them.
@@ -201,6 +208,10 @@ type live struct {
 	done  int
 	order []string          // hosts in work, by when they began
 	step  map[string]string // what each of them does
+}
+
+func newLive(tool string, width int) *live {
+	return &live{tool: tool, width: width, step: map[string]string{}}
 }
 
 // written is the message by which the stream announces that a host left the tool.

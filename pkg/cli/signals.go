@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/signal"
 	"sync/atomic"
@@ -17,7 +18,7 @@ import (
 // or cleanly left. A second signal exits at once; what runs on a target goes on
 // by itself. A signal that the process was started to ignore, as nohup and a
 // shell's background jobs do, stays ignored.
-func catch(out *os.File) (ctx context.Context, caught func() syscall.Signal, release func()) {
+func catch(out *os.File, log *slog.Logger) (ctx context.Context, caught func() syscall.Signal, release func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	if out != nil {
 		watch(out, cancel)
@@ -38,6 +39,8 @@ func catch(out *os.File) (ctx context.Context, caught func() syscall.Signal, rel
 			if !first.CompareAndSwap(0, int64(n)) {
 				os.Exit(128 + int(n))
 			}
+			log.Warn(fmt.Sprintf("interrupted by %s: what is in work comes to an end first", signalName(n)),
+				"hint", "a second signal leaves it; what runs on a host goes on by itself")
 			cancel(fmt.Errorf("interrupted by %s", signalName(n)))
 		}
 	}()
@@ -66,6 +69,17 @@ func watch(f *os.File, gone func(error)) {
 			}
 		}
 	}()
+}
+
+// closed tells whether f was closed when the process began: Go's runtime then
+// opens /dev/null for reading and writing in its place (runtime.checkfds).
+func closed(f *os.File) bool {
+	var st, null unix.Stat_t
+	if unix.Fstat(int(f.Fd()), &st) != nil || unix.Stat(os.DevNull, &null) != nil || st.Rdev != null.Rdev || st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return false
+	}
+	flags, err := unix.FcntlInt(f.Fd(), unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_ACCMODE == unix.O_RDWR
 }
 
 func signalName(s syscall.Signal) string {

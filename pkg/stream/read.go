@@ -98,6 +98,9 @@ func (in Input) read(tool string, take func(r *record.Record, at string) error) 
 				}
 				open = true
 			case record.KindEnd:
+				if !open {
+					return fmt.Errorf("read %s: line %d: this ends a stream whose beginning is not there", in.Name, n)
+				}
 				open = false
 			default:
 				if err := take(r, fmt.Sprintf("%s: line %d", in.Name, n)); err != nil {

@@ -66,7 +66,6 @@ func TestEach(t *testing.T) {
 		{name: "no newline at the end", in: strings.TrimSuffix(web1, "\n"), want: web1, hosts: 1},
 		{name: "blank lines", in: "\n" + web1 + " \n\n", want: web1, hosts: 1},
 		{name: "two streams in a row", in: begin + web1 + end(1, 0) + begin + web2 + end(1, 0), want: web1 + web2, hosts: 2},
-		{name: "a filter took begin out", in: web1 + end(2, 0), want: web1, hosts: 1},
 		{name: "errors, resources and unknown kinds pass", in: db1 + key + alert + web1, want: db1 + key + alert + web1, hosts: 2, failed: 1,
 			wantErr: "1 of 2 hosts failed"},
 
@@ -83,6 +82,7 @@ func TestEach(t *testing.T) {
 		{name: "cut", in: begin + web1 + web2, wantErr: "stream ends after line 3 without its end: the program before nx-test died", cut: true},
 		{name: "cut in the middle of a line", in: begin + web1 + web2[:20], wantErr: "stream ends after line 2 without its end", cut: true},
 		{name: "cut, and another stream behind", in: begin + web1 + begin + web2 + end(1, 0), wantErr: "stream ends after line 2 without", cut: true},
+		{name: "cut off at the front", in: web1 + end(2, 0), wantErr: "read stdin: line 2: this ends a stream whose beginning is not there", cut: true},
 		{name: "malformed", in: web1 + "{\n" + web2, wantErr: "read stdin: line 2: the line is no JSON", cut: true},
 		{name: "wrong version", in: web1 + `{"nx":3,"name":"a"}`, wantErr: `read stdin: line 2: "nx" is 3`, cut: true},
 		{name: "twice the same host", in: web1 + "\n" + web1, wantErr: "read stdin: line 3: host web1 is there already, at stdin: line 1", cut: true},
