@@ -243,7 +243,7 @@ func TestBrokenHost(t *testing.T) {
 	check(t, in[1].Merge("target", record.Member{Key: "port", Value: 1}))
 	out, err := run(t.Context(), t, courier(t, func(event) {}), in...)
 	var failed *stream.HostsError
-	if !errors.As(err, &failed) || len(failed.Failed) != 1 {
+	if !errors.As(err, &failed) || len(failed.Failed.Errors) != 1 {
 		t.Errorf("error %v", err)
 	}
 	for i, h := range hosts {
