@@ -135,10 +135,10 @@ func activate(ctx context.Context, log *slog.Logger, conn Conn, t target.Target,
 		return Activation{}, err
 	}
 	said := &output{log: log}
-	var stdout strings.Builder
-	status, err := conn.Run(ctx, "exec "+line, strings.NewReader(script), &stdout, said)
+	var told stdout
+	status, err := conn.Run(ctx, "exec "+line, strings.NewReader(script), &told, said)
 	said.end()
-	facts := parse(stdout.String())
+	facts := parse(string(told.text))
 	switch {
 	case err != nil && action == DryActivate:
 		return Activation{}, &failure{verb: verb(action, path), cause: err.Error(), log: said.tail(), err: err}

@@ -6,6 +6,7 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
@@ -595,6 +596,34 @@ func TestRefused(t *testing.T) {
 				t.Errorf("hint %q, want %q", got, tt.hint)
 			}
 		})
+	}
+}
+
+// An endless is a connection to a host that says one word over and over.
+type endless struct{ word string }
+
+func (endless) Close() error { return nil }
+
+func (c endless) Run(_ context.Context, _ string, _ io.Reader, stdout, _ io.Writer) (int, error) {
+	for range 1 << 20 {
+		if _, err := io.WriteString(stdout, c.word); err != nil {
+			return 0, fmt.Errorf("write its output: %w", err)
+		}
+	}
+	return 0, nil
+}
+
+// What a host says does not fill this machine's memory.
+func TestEndlessFacts(t *testing.T) {
+	a := activate.Activator{Action: activate.Switch, Dial: func(context.Context, target.Target) (activate.Conn, error) {
+		return endless{"begin\n"}, nil
+	}}
+	r, err := record.Parse([]byte(`{"nx":1,"name":"web1","target":{"host":"h"},"storePath":"/nix/store/00000000000000000000000000000000-x"}`))
+	check(t, err)
+	r = runWith(t, &a, r)
+	const want = "nobody knows how it ended: write its output: more than 1048576 bytes of facts"
+	if got := r.Message(); !strings.HasSuffix(got, want) || r.Get("activation").Get("result").String() != "unknown" {
+		t.Errorf("got %s\nwant %q", r.Bytes(), want)
 	}
 }
 

@@ -2,6 +2,7 @@ package activate
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"strings"
 
@@ -10,6 +11,20 @@ import (
 
 // maxLine bounds one line; a longer one is cut into several.
 const maxLine = 8 << 10
+
+// maxFacts bounds what the script may say, in bytes. What it does say is some hundred.
+const maxFacts = 1 << 20
+
+// A stdout keeps what the script says, and fails when that is no facts any more.
+type stdout struct{ text []byte }
+
+func (s *stdout) Write(p []byte) (int, error) {
+	if len(s.text)+len(p) > maxFacts {
+		return 0, fmt.Errorf("more than %d bytes of facts", maxFacts)
+	}
+	s.text = append(s.text, p...)
+	return len(p), nil
+}
 
 // An output logs what the host's programs print, line by line, and keeps the
 // last of it for the record's error.

@@ -12,7 +12,6 @@
 package deliver
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -137,15 +136,24 @@ func keep(ctx context.Context, conn Conn, t target.Target, path store.Path) erro
 	if err != nil {
 		return err
 	}
-	var stderr bytes.Buffer
+	var stderr tail
 	if err := run(ctx, conn, script, nil, nil, &stderr); err != nil {
-		e := &keepError{err: err, log: stderr.String()}
+		e := &keepError{err: err, log: string(stderr)}
 		if t.Login() != target.DefaultUser && len(t.Sudo) == 0 {
 			e.hint = fmt.Sprintf("user %q may lack the right: set target.sudo, such as [\"sudo\"]", t.Login())
 		}
 		return e
 	}
 	return nil
+}
+
+// A tail keeps the last record.MaxLog bytes that are written to it.
+type tail []byte
+
+func (t *tail) Write(p []byte) (int, error) {
+	*t = append(*t, p...)
+	*t = (*t)[max(0, len(*t)-record.MaxLog):]
+	return len(p), nil
 }
 
 // run runs a command line on the host; an exit status other than 0 is an error.

@@ -38,6 +38,8 @@ type host struct {
 	refuses string // AddToStoreNar's error
 	there   bool   // the system is
 	status  int    // of nix-store --realise
+
+	complaints int // of nix-store --realise, before its error
 }
 
 func (h *host) note(format string, args ...any) { h.log = append(h.log, fmt.Sprintf(format, args...)) }
@@ -56,6 +58,9 @@ type conn struct{ *host }
 func (c conn) Run(_ context.Context, script string, _ io.Reader, _, stderr io.Writer) (int, error) {
 	c.note("run %s", script)
 	if strings.Contains(script, "--realise") && c.status != 0 {
+		for range c.complaints {
+			io.WriteString(stderr, "warning: x\n")
+		}
 		io.WriteString(stderr, "warning: x\nerror: cannot create symlink\n")
 		return c.status, nil
 	}
@@ -169,6 +174,17 @@ func TestHost(t *testing.T) {
 				t.Errorf("what happened\n got %q\nwant %q", tt.host.log, tt.log)
 			}
 		})
+	}
+}
+
+// A host that does not stop complaining fills nobody's memory, and has the last word.
+func TestTail(t *testing.T) {
+	h := host{there: true, status: 1, complaints: 1 << 16}
+	r := parse(t, `{"nx":1,"name":"web1","target":{"host":"10.0.0.1"},"storePath":"`+string(system)+`"}`)
+	err := h.courier(nil).Host(t.Context(), r)
+	var logged interface{ Log() string }
+	if !errors.As(err, &logged) || len(logged.Log()) > record.MaxLog || !strings.HasSuffix(err.Error(), ": exit status 1: cannot create symlink") {
+		t.Errorf("error %v", err)
 	}
 }
 
