@@ -18,6 +18,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"time"
 
 	"nx/pkg/closure"
 	"nx/pkg/record"
@@ -68,6 +69,8 @@ type Courier struct {
 //	copied path      (debug) path; sent and missing count objects: it is valid there now
 //	keeping          root
 //	copied           paths and bytes that were sent this time
+//
+// and warns when nothing moves in between.
 func (c *Courier) Host(ctx context.Context, r *record.Record) error {
 	path, err := r.StorePath()
 	if err != nil {
@@ -102,8 +105,16 @@ func (c *Courier) deliver(ctx context.Context, log *slog.Logger, conn Conn, t ta
 	if err != nil {
 		return fmt.Errorf("copy %s: %w", path, err)
 	}
+	// The host's Nix waits for a lock without a word.
+	stall := time.AfterFunc(patience, func() {
+		log.Warn(fmt.Sprintf("nothing moved for %v", patience), "hint",
+			"a lock of Nix on the host may be held by a garbage collection or another copy, even one whose deployer is gone: "+
+				"look for nix-store there; ClientAliveInterval in its sshd_config ends such copies")
+	})
+	defer stall.Stop() // after the store is closed: nothing moves then
+	moved := func() { stall.Reset(patience) }
 	remote, err := c.Open(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
-		return run(ctx, conn, serve, stdin, stdout, stderr)
+		return run(ctx, conn, serve, &movingReader{stdin, moved}, stdout, stderr)
 	})
 	if err != nil {
 		return fmt.Errorf("copy %s: %w", path, err)
@@ -112,6 +123,7 @@ func (c *Courier) deliver(ctx context.Context, log *slog.Logger, conn Conn, t ta
 	defer remote.Close()
 
 	sent, err := closure.Copy(ctx, c.Local, remote, path, func(p store.Path, so closure.Progress) {
+		moved()
 		if p == "" {
 			log.Info("copying closure", "paths", so.Paths, "missing", so.Missing, "bytes", so.MissingSize)
 			return
@@ -127,6 +139,23 @@ func (c *Courier) deliver(ctx context.Context, log *slog.Logger, conn Conn, t ta
 	}
 	log.Info("copied", "paths", sent.Sent, "bytes", sent.SentSize)
 	return nil
+}
+
+// patience is how long nothing may move before somebody who waits is told why.
+const patience = 30 * time.Second
+
+// A movingReader calls moved whenever something was read.
+type movingReader struct {
+	io.Reader
+	moved func()
+}
+
+func (r *movingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if n > 0 {
+		r.moved()
+	}
+	return n, err
 }
 
 // keep makes the system's root on the host. nix-store makes the folders above it,

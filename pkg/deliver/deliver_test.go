@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"nx/pkg/record"
 	"nx/pkg/store"
@@ -39,7 +41,8 @@ type host struct {
 	there   bool   // the system is
 	status  int    // of nix-store --realise
 
-	complaints int // of nix-store --realise, before its error
+	complaints int             // of nix-store --realise, before its error
+	stalls     []time.Duration // before each read of what is sent to nix-store --serve
 }
 
 func (h *host) note(format string, args ...any) { h.log = append(h.log, fmt.Sprintf(format, args...)) }
@@ -55,8 +58,14 @@ func (h *host) dial(_ context.Context, t target.Target) (Conn, error) {
 
 type conn struct{ *host }
 
-func (c conn) Run(_ context.Context, script string, _ io.Reader, _, stderr io.Writer) (int, error) {
+func (c conn) Run(_ context.Context, script string, stdin io.Reader, _, stderr io.Writer) (int, error) {
 	c.note("run %s", script)
+	for _, stall := range c.stalls {
+		if strings.Contains(script, "--serve") {
+			<-time.After(stall)
+			io.ReadFull(stdin, make([]byte, 1))
+		}
+	}
 	if strings.Contains(script, "--realise") && c.status != 0 {
 		for range c.complaints {
 			io.WriteString(stderr, "warning: x\n")
@@ -70,7 +79,7 @@ func (c conn) Run(_ context.Context, script string, _ io.Reader, _, stderr io.Wr
 func (c conn) Close() error { c.note("hang up"); return nil }
 
 func (h *host) open(ctx context.Context, serve Serve) (Store, error) {
-	return remoteStore{h}, serve(ctx, nil, nil, nil)
+	return remoteStore{h}, serve(ctx, strings.NewReader("requests"), nil, nil)
 }
 
 func (h *host) QueryClosure(context.Context, []store.Path) ([]store.Path, error) {
@@ -185,6 +194,35 @@ func TestTail(t *testing.T) {
 	var logged interface{ Log() string }
 	if !errors.As(err, &logged) || len(logged.Log()) > record.MaxLog || !strings.HasSuffix(err.Error(), ": exit status 1: cannot create symlink") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// Who waits is told after half a minute in which nothing moved, and only then.
+func TestStalled(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		stalls []time.Duration // before each read of what is sent
+		want   int             // warnings
+	}{
+		{name: "slow", stalls: []time.Duration{29 * time.Second, 29 * time.Second}},
+		{name: "stalled", stalls: []time.Duration{time.Hour}, want: 1},
+		{name: "stalled twice", stalls: []time.Duration{31 * time.Second, time.Second, 31 * time.Second}, want: 2},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var text bytes.Buffer
+				log := slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelWarn}))
+				r := parse(t, `{"nx":1,"name":"web1","target":{"host":"10.0.0.1"},"storePath":"`+string(system)+`"}`)
+				h := host{stalls: tt.stalls}
+				if err := h.courier(log).Host(t.Context(), r); err != nil {
+					t.Error(err)
+				}
+				synctest.Wait() // for the last warning to be written
+				if got := strings.Count(text.String(), `msg="nothing moved for 30s" host=web1 hint=`); got != tt.want {
+					t.Errorf("%d warnings, want %d: %s", got, tt.want, text.String())
+				}
+			})
+		})
 	}
 }
 
