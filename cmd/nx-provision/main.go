@@ -170,6 +170,12 @@ func provisioner(ctx context.Context, p *cli.Process, flags cli.Network, st *sta
 	for _, m := range d.Machines {
 		pr.Machines = append(pr.Machines, provision.Machine{Name: m.Name, Deployment: m.Deployment, Tags: m.Tags, Err: m.Err})
 	}
+	for _, r := range d.Resources {
+		if r.Err != nil {
+			return nil, fmt.Errorf("resource %s.%s: %w", r.Type, r.Name, r.Err)
+		}
+		p.Log.Warn(fmt.Sprintf("resource %s.%s is not made: there is no provider for its type", r.Type, r.Name))
+	}
 	return pr, nil
 }
 

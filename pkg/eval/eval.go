@@ -7,9 +7,12 @@
 package eval
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"log/slog"
 	"os"
@@ -196,9 +199,11 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 	return nil
 }
 
-// checkSources refuses a system that has nx's own folder among its sources. An
-// evaluation that copies the folder as it is fails by itself (network.Seal); this
-// finds it behind a filter, such as lib.cleanSource.
+// checkSources refuses a system that has something of nx's own folder among its
+// sources. An evaluation that copies the folder as it is fails by itself
+// (network.Seal); this finds it behind a filter, such as lib.cleanSource, and
+// files of it that were named one by one. What Nix copied is in the store then,
+// and the error says how to get it out.
 func (e *Evaluator) checkSources(ctx context.Context, drv store.Path) error {
 	root, err := filepath.Abs(e.Root)
 	if err != nil {
@@ -208,27 +213,66 @@ func (e *Evaluator) checkSources(ctx context.Context, drv store.Path) error {
 	if err != nil {
 		return err
 	}
+	ours, err := ownFiles(filepath.Join(root, ".nx"))
+	if err != nil {
+		return fmt.Errorf("check sources: %w", err)
+	}
 	for _, p := range sources {
-		// What was copied may be the folder of .nx or one above it.
-		for dir, below := root, ""; ; dir, below = filepath.Dir(dir), filepath.Join(filepath.Base(dir), below) {
-			for _, ours := range []string{"state.json", "id_ed25519", "drvs"} {
-				if _, err := os.Lstat(filepath.Join(string(p), below, ".nx", ours)); err == nil {
-					return &leakError{p}
-				}
-			}
-			if dir == filepath.Dir(dir) {
-				break
-			}
+		info, err := os.Lstat(string(p))
+		switch {
+		case err != nil:
+			return fmt.Errorf("check sources: %w", err)
+		case info.IsDir() && holds(string(p), root), info.Mode().IsRegular() && isOneOf(string(p), info, ours):
+			return &leakError{p}
 		}
 	}
 	return nil
+}
+
+// holds tells whether source is a copy of a folder with .nx in it: root or one
+// above it. An empty .nx is no copy of what nx keeps there.
+func holds(source, root string) bool {
+	for dir, below := root, ""; dir != filepath.Dir(dir); dir, below = filepath.Dir(dir), filepath.Join(filepath.Base(dir), below) {
+		if entries, err := os.ReadDir(filepath.Join(source, below, ".nx")); err == nil && len(entries) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// ownFiles returns the files of nx's folder that are not for all to read, by size.
+func ownFiles(dir string) (map[int64][]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	ours := map[int64][]string{}
+	for _, entry := range entries {
+		info, err := entry.Info()
+		if err == nil && info.Mode().IsRegular() && info.Size() > 0 && info.Mode().Perm()&0o077 == 0 {
+			ours[info.Size()] = append(ours[info.Size()], filepath.Join(dir, entry.Name()))
+		}
+	}
+	return ours, nil
+}
+
+// isOneOf tells whether file has the contents of one of ours.
+func isOneOf(file string, info fs.FileInfo, ours map[int64][]string) bool {
+	for _, name := range ours[info.Size()] {
+		a, aerr := os.ReadFile(file)
+		b, berr := os.ReadFile(name)
+		if aerr == nil && berr == nil && bytes.Equal(a, b) {
+			return true
+		}
+	}
+	return false
 }
 
 // A leakError says that nx's own folder is in the Nix store, for all to read.
 type leakError struct{ source store.Path }
 
 func (e *leakError) Error() string {
-	return fmt.Sprintf("evaluate configuration: it copies .nx into the Nix store, as part of %s", e.source)
+	return fmt.Sprintf("evaluate configuration: it copies .nx into the Nix store, as %s", e.source)
 }
 
 func (e *leakError) Hint() string {

@@ -131,7 +131,7 @@ func TestRun(t *testing.T) {
 	), "web", "mail", "gone", "odd")
 	want := map[string]string{
 		"web":  `{"nx":1,"kind":"host","name":"web","tags":["net","stream"],"target":{"host":"192.0.2.1","user":"root","x":1,"port":2222},"system":"x86_64-linux","drvPath":"DRV","deployment":{"alwaysActivate":true,"hasFastConnection":false,"keys":{}},"more":[1, 2]}`,
-		"mail": `{"nx":1,"kind":"host","name":"mail","tags":["net"],"target":{"user":"deploy","host":"mail","port":22,"sudo":["sudo","-H","--"]},"system":"x86_64-linux","drvPath":"DRV","deployment":{"alwaysActivate":true,"hasFastConnection":false,"keys":{}}}`,
+		"mail": `{"nx":1,"kind":"host","name":"mail","tags":["net"],"target":{"user":"deploy","host":"mail","sudo":["sudo","-H","--"]},"system":"x86_64-linux","drvPath":"DRV","deployment":{"alwaysActivate":true,"hasFastConnection":false,"keys":{}}}`,
 		"gone": `{"nx":1,"kind":"host","name":"gone","error":{"stage":"eval","message":"evaluate configuration: the network has no machine \"gone\""}}`,
 	}
 	odd := got["odd"]
@@ -197,8 +197,8 @@ func TestAll(t *testing.T) {
 	}
 }
 
-// A filter that drops the socket in .nx, and would let nx's secrets pass.
-func TestSealBehindFilter(t *testing.T) {
+// What the socket in .nx does not stop: a filter that drops it, and naming a file.
+func TestSecretsAmongSources(t *testing.T) {
 	standIn(t)
 	n := write(t, `{
 		clean = { boot.isContainer = true; };
@@ -206,6 +206,7 @@ func TestSealBehindFilter(t *testing.T) {
 			boot.isContainer = true;
 			environment.etc.src.source = builtins.filterSource (path: type: type != "unknown") ../.;
 		};
+		named = { boot.isContainer = true; environment.etc.key.source = ./.nx/id_ed25519; };
 	}`)
 	root := filepath.Dir(n.Files[0])
 	if err := os.Mkdir(filepath.Join(root, ".nx"), 0o700); err != nil {
@@ -215,8 +216,13 @@ func TestSealBehindFilter(t *testing.T) {
 		t.Fatal(err)
 	}
 	e := &eval.Evaluator{Network: n, Store: &roots{}, Root: root}
-	got, err := run(t, e, parse(t, `{"nx":1,"name":"clean"}`, `{"nx":1,"name":"leaky"}`), "clean", "leaky")
-	if err != nil || strings.Contains(got["clean"], "error") || !strings.Contains(got["leaky"], "it copies .nx into the Nix store, as part of /nix/store/") {
+	got, err := run(t, e, parse(t, `{"nx":1,"name":"clean"}`, `{"nx":1,"name":"leaky"}`, `{"nx":1,"name":"named"}`), "clean", "leaky", "named")
+	if err != nil || strings.Contains(got["clean"], "error") {
 		t.Errorf("%v: %v", err, got)
+	}
+	for _, name := range []string{"leaky", "named"} {
+		if !strings.Contains(got[name], "it copies .nx into the Nix store, as /nix/store/") {
+			t.Errorf("%s: %s", name, got[name])
+		}
 	}
 }

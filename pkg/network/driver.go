@@ -113,6 +113,10 @@ func (s *session) about(ctx context.Context) (*About, error) {
 		if failed = err; err == nil {
 			failed = json.Unmarshal(answer, a)
 		}
+		var wrong *json.UnmarshalTypeError
+		if errors.As(failed, &wrong) {
+			failed = fmt.Errorf("network.%s is a %s, not a %s", wrong.Field, wrong.Value, wrong.Type.Kind())
+		}
 	})
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -155,6 +159,7 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 		return 0, err
 	}
 	answered := 0
+	last := "" // what Nix said last: why it was aborted, when it was
 	var said transcript
 	args := append([]string{"--eval", "--read-write-mode", "--show-trace", filepath.Join(s.dir, "main.nix"),
 		"--argstr", "nxRequest", file}, s.Args...)
@@ -169,10 +174,13 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 		if said.add(line) || answered == len(items) {
 			return
 		}
+		last = line
 		s.logger(items[answered]).Info("output", "line", line)
 	})
 	if err != nil && !said.empty() {
 		err = said.failure(s.foreign, s.cwd)
+	} else if err != nil && last != "" {
+		err = fmt.Errorf("evaluate configuration: %w: %s", err, last)
 	} else if err != nil {
 		err = fmt.Errorf("evaluate configuration: %w", err)
 	}

@@ -129,19 +129,19 @@ func TestEvaluate(t *testing.T) {
 	}{
 		{
 			name: "another architecture", files: []string{"raspberry.nix"},
-			want: map[string]System{"board": {Platform: "aarch64-linux", Target: []byte(`{"host":"192.168.1.20","port":22,"sudo":["sudo","-H","--"],"user":"root"}`)}},
+			want: map[string]System{"board": {Platform: "aarch64-linux", Target: []byte(`{"host":"192.168.1.20","sudo":["sudo","-H","--"],"user":"root"}`)}},
 		},
 		{
 			name: "a logical and a physical file", files: []string{"shop.nix", "shop-none.nix"},
 			want: map[string]System{
-				"db": {Target: []byte(`{"host":"192.0.2.10","port":22,"sudo":["sudo","-H","--"],"user":"root"}`)},
+				"db": {Target: []byte(`{"host":"192.0.2.10","sudo":["sudo","-H","--"],"user":"root"}`)},
 				"web": {Target: []byte(`{"host":"192.0.2.11","port":2222,"sudo":["sudo","-H","--"],"user":"admin"}`), Tags: []string{"public"},
 					Deployment: []byte(`{"alwaysActivate":true,"hasFastConnection":false,"keys":{"database-password":{"destDir":"/run/keys","group":"root","permissions":"0400","user":"root"}}}`)},
 			},
 		},
 		{
 			name: "addresses from the records, VirtualBox", files: []string{"shop.nix", "shop-virtualbox.nix", admin}, facts: private,
-			want: map[string]System{"db": {}, "web": {Target: []byte(`{"host":"web","port":22,"sudo":["sudo","-H","--"],"user":"root"}`)}},
+			want: map[string]System{"db": {}, "web": {Target: []byte(`{"host":"web","sudo":["sudo","-H","--"],"user":"root"}`)}},
 		},
 		{
 			name: "addresses from the records, EC2", files: []string{"shop.nix", "shop-ec2.nix", admin}, facts: private,
@@ -497,8 +497,8 @@ func TestDescribe(t *testing.T) {
 		for _, m := range d.Machines {
 			machines[m.Name] = m
 		}
-		const common = `"hasFastConnection":false,"owners":[],"privilegeEscalationCommand":["sudo","-H","--"],"provisionSSHKey":true,"sshOptions":[]`
-		if got, want := string(machines["simple"].Deployment), `{"alwaysActivate":true,"ec2":{"keyPair":{"resource":{"name":"pair","type":"ec2KeyPairs"}},"privateKey":"`+
+		const common = `"privilegeEscalationCommand":["sudo","-H","--"]`
+		if got, want := string(machines["simple"].Deployment), `{"ec2":{"keyPair":{"resource":{"name":"pair","type":"ec2KeyPairs"}},"privateKey":"`+
 			filepath.Dir(file)+`/key"},`+common+`,"targetEnv":"ec2","targetHost":"simple","targetPort":22,"targetUser":"root"}`; got != want {
 			t.Errorf("simple (%v)\n got %s\nwant %s", machines["simple"].Err, got, want)
 		}

@@ -87,7 +87,7 @@ in
         "Put before commands that need root when targetUser is somebody else.";
       provisionSSHKey = optionWith true types.bool "Whether the machine gets an ssh key pair of its own to log in with.";
       alwaysActivate = optionWith true types.bool
-        "Whether a machine that already runs its configuration is activated again.";
+        "Accepted for NixOps' sake: a machine that runs its configuration, and boots it, is left alone.";
       hasFastConnection = optionWith false types.bool
         "Whether everything is copied to the machine rather than fetched by it from its caches.";
       owners = optionWith [ ] (types.listOf types.str) "Mail addresses of the machine's owners.";
@@ -118,6 +118,9 @@ in
       p2pTunnels.ssh = optionWith { } (types.attrsOf (types.submodule tunnel)) "Tunnels to other machines over ssh.";
     };
   };
+
+  config.warnings = optional (cfg.sshOptions != [ ])
+    "deployment.sshOptions has no effect: what ssh needs to know of a host stands in the ssh configuration.";
 
   config.assertions = [
     (missing "autoLuks" (cfg.autoLuks != { }))

@@ -8,6 +8,7 @@ with lib;
   _file = "nx/light";
 
   options = {
+    warnings = mkOption { type = types.listOf types.str; default = [ ]; };
     assertions = mkOption { type = types.listOf types.unspecified; default = [ ]; };
     networking.hostName = mkOption { type = types.str; };
     services.openssh.ports = mkOption { type = types.listOf types.int; default = [ 22 ]; };

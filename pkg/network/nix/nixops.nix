@@ -174,12 +174,16 @@ let
 
   providers = import ./providers.nix;
 
-  targetOf = cfg: {
-    host = cfg.targetHost;
-    port = cfg.targetPort;
-    user = cfg.targetUser;
-    sudo = cfg.privilegeEscalationCommand; # also for root: a record may name another user
-  };
+  targetOf = { options, config, ... }:
+    let cfg = config.deployment;
+    in {
+      host = cfg.targetHost;
+      user = cfg.targetUser;
+      sudo = cfg.privilegeEscalationCommand; # also for root: a record may name another user
+    } // lib.optionalAttrs
+      # A port that nobody chose is left to the user's ssh configuration.
+      (cfg.targetPort != 22 || options.deployment.targetPort.highestPrio < (lib.mkOptionDefault null).priority)
+      { port = cfg.targetPort; };
 
   describe = machine: name:
     let cfg = (machine name).config.deployment;
@@ -187,8 +191,7 @@ let
       inherit (cfg) tags;
       deployment = plain ({
         inherit (cfg)
-          targetEnv targetHost targetPort targetUser sshOptions privilegeEscalationCommand provisionSSHKey
-          alwaysActivate hasFastConnection owners;
+          targetEnv targetHost targetPort targetUser privilegeEscalationCommand;
       } // lib.filterAttrs (provider: value: elem provider providers && value != { }) cfg);
     };
 
@@ -200,13 +203,14 @@ let
   # No contents of a key and no passphrase is among it.
   system = name:
     let
-      inherit (full.machine name) config;
+      machine = full.machine name;
+      inherit (machine) config;
       inherit (config.system.build) toplevel;
       cfg = config.deployment;
     in {
       inherit (toplevel) drvPath system;
       inherit (cfg) tags;
-      target = targetOf cfg;
+      target = targetOf machine;
       deployment = {
         inherit (cfg) alwaysActivate hasFastConnection;
         keys = mapAttrs (_: key: { inherit (key) destDir user group permissions; }) cfg.keys;
