@@ -151,7 +151,7 @@ func activate(ctx context.Context, log *slog.Logger, conn Conn, t target.Target,
 		return Activation{Result: Unknown, Previous: facts.previous(action)}, &failure{
 			verb: verb(action, path), log: said.tail(), err: err,
 			cause: fmt.Sprintf("%s: %v", what, err),
-			hint:  "what the host began it finishes by itself; its log is /run/nx/log there. Run nx-activate again to find out",
+			hint:  "what the host began it finishes by itself, unless it rebooted; its log is /run/nx/log there. Run nx-activate again to find out",
 		}
 	case status != 0 || !facts.has("running"):
 		return refused(t, action, path, status, facts, said)

@@ -42,15 +42,21 @@ main() {
 		say "user $(id -un)"
 		return
 	fi
-	if ! nix-store --check-validity "$system" 2> /dev/null; then
-		say absent
-		return
+	if ! why=$(nix-store --check-validity "$system" 2>&1); then
+		case $why in
+		*' is not valid'*)
+			say absent
+			return
+			;;
+		esac
+		say "$why" >&2 # the store cannot be asked, as on a full disk
+		return 1
 	fi
 	say "running $(real /run/current-system)"
 	say "default $(real $profile)"
 	if reboot_needed; then say reboot-needed; fi
 	if settled; then
-		[ "$action" != dry-activate ] && kept && rm -f "$root"
+		[ "$action" != dry-activate ] && kept && release
 		say "generation $(number "$(generation)")"
 		say unchanged
 		return
@@ -73,18 +79,24 @@ main() {
 		;;
 	*) return 1 ;; # flock says why
 	esac
-	: > $run/facts
-	say "start $(date +%s) $action $system" > $run/log
+	: > $run/facts && say "start $(date +%s) $action $system" > $run/log &&
+		say "${nx:?}" > $run/activate.sh || return 1 # sh has said why
 	say begin
 	# In a session of its own no end of ours reaches it: no hangup, no signal to
 	# our process group, no sudo that closes its terminal. It holds the lock now.
-	say "${nx:?}" > $run/activate.sh
 	setsid -w /bin/sh $run/activate.sh detached "$action" "$system" "$root" >> $run/log 2>&1 < /dev/null &
 	exec 9>&-
 	# Not its output itself: a daemon that it leaves behind would hold that open.
 	tail -n +2 -f -s 0.1 --pid=$! $run/log >&2
 	wait $! # over already, unless the tail was lost
 	cat $run/facts
+}
+
+# release: remove the root that nx-copy left, and those that nobody came for
+# within a day, of systems that failed or were overtaken.
+release() {
+	rm -f "$root"
+	find "${root%/*}" -type l -mtime +0 -exec rm -f {} + 2> /dev/null
 }
 
 # kept: whether the profile keeps SYSTEM.
@@ -121,7 +133,7 @@ fact() { say "$*" >> $run/facts; }
 detached() {
 	action=$1 system=$2 root=$3
 	if [ "$action" != boot ]; then
-		ln -sfn "$system" $run/pending
+		ln -sfn "$system" $run/pending || unready
 		"$system/bin/switch-to-configuration" test 9>&-
 		code=$?
 		fact "test $code"
@@ -132,6 +144,13 @@ detached() {
 		esac
 	fi
 	if [ "$action" != test ]; then commit; fi
+	finish
+}
+
+# unready: what would tell a later run of a half-done activation cannot be
+# written, so it is not begun. What went wrong is the log's last line.
+unready() {
+	fact "unready $(tail -n 1 $run/log)"
 	finish
 }
 
@@ -147,13 +166,13 @@ finish() {
 # is made from the profile, so that goes first; it goes back when the loader
 # cannot be installed.
 commit() {
-	[ -d $state ] || mkdir -m 700 $state
+	[ -d $state ] || mkdir -m 700 $state || unready
 	# What a commit that was broken off noted still holds: the profile may be its
 	# own work already. An empty file never came to the disk, nor did its commit.
 	if ! { [ -s $state/committing ] && [ -e "${profile%/*}/$(cat $state/committing)" ]; }; then
-		say "$(generation)" > $state/committing
+		say "$(generation)" > $state/committing || unready
 	fi
-	sync $state/committing
+	sync $state/committing || unready
 	old=$(cat $state/committing) before=
 	[ -z "$old" ] || before=$(real "${profile%/*}/$old")
 	nix-env -p $profile --set "$system" 9>&-
@@ -165,10 +184,11 @@ commit() {
 		fact "boot $code"
 	fi
 	if [ $code = 0 ]; then
-		rm -f $state/committing "$root"
+		rm -f $state/committing
+		release
 		return
 	fi
-	fact "why $(sed -n '1d;$p' $run/log)" # before more is said
+	fact "why $(sed -e 1d -e '/^Failed to install bootloader/d' $run/log | tail -n 1)" # before more is said
 	back
 	fact "back $?"
 }

@@ -196,8 +196,8 @@ func testActions(t *testing.T, h *testhost.Host) {
 		{name: "switch refused", action: activate.Switch, files: map[string]string{"test": "1", "say": "Pre-switch checks failed"},
 			want: `{"action":"switch","result":"failed","generation":1`, err: "nothing was changed: Pre-switch checks failed",
 			state: with(asBefore, func(s *state) { s.calls, s.left = "test new", "pending" })},
-		{name: "activation script fails", action: activate.Switch, files: map[string]string{"test": "2", "say": "Failed to run activate script"},
-			want: `{"action":"switch","result":"failed","generation":1`, err: "its activation script failed: Failed to run activate script",
+		{name: "activation script fails", action: activate.Switch, files: map[string]string{"test": "2", "say": "snippet x failed (1)\nFailed to run activate script"},
+			want: `{"action":"switch","result":"failed","generation":1`, err: "its activation script failed: snippet x failed (1)",
 			hint:  "the boot default is still the old one",
 			state: with(asBefore, func(s *state) { s.running, s.calls, s.left = "new", "test new", "pending" })},
 		{name: "systemd cannot reload", action: activate.Switch, files: map[string]string{"test": "3"},
@@ -672,5 +672,51 @@ chmod 440 /etc/sudoers`)
 	want := state{running: "new", profile: "new", boot: "new", generations: 2, calls: "test new,boot new"}
 	if got := look(t, h, path); got != want {
 		t.Errorf("state\n got %+v\nwant %+v", got, want)
+	}
+}
+
+// What could not be noted for a later run is not begun: a boot default that a
+// power cut left in between would be taken for settled.
+func TestNotesThatCannotBeWritten(t *testing.T) {
+	h := startHost(t)
+	old := addSystem(t, h, "old", nil)
+	path := addSystem(t, h, "new", nil)
+	for _, tt := range []struct {
+		name, readOnly string
+		err            string // the message's end
+		state          state
+	}{
+		{name: "before the switch", readOnly: "/run/nx", err: "Read-only file system",
+			state: state{running: "old", profile: "old", boot: "old", generations: 1, root: true}},
+		{name: "before the boot default", readOnly: "/var/lib/nx",
+			err:   "profile and boot default are as before, the running system is the new one",
+			state: state{running: "new", profile: "old", boot: "old", generations: 1, calls: "test new", root: true}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			reset(t, h, old)
+			exec(t, h, "mkdir -p "+tt.readOnly+" && mount -t tmpfs -o ro none "+tt.readOnly)
+			r := run(t, h, activate.Switch, path)
+			exec(t, h, "umount "+tt.readOnly)
+			if r.Get("activation").Get("result").String() != "failed" || !strings.HasSuffix(r.Message(), tt.err) {
+				t.Errorf("got %s\nwant an error that ends in %q", r.Bytes(), tt.err)
+			}
+			if got := look(t, h, path); got != tt.state {
+				t.Errorf("state\n got %+v\nwant %+v", got, tt.state)
+			}
+		})
+	}
+}
+
+// Roots of systems that were copied and that nobody activated go after a day.
+func TestReleasesOldRoots(t *testing.T) {
+	h := startHost(t)
+	reset(t, h, addSystem(t, h, "old", nil))
+	path := addSystem(t, h, "new", nil)
+	exec(t, h, `cd /nix/var/nix/gcroots/nx && ln -s /nix/store/x yesterdays && touch -h -d '2 days ago' yesterdays && ln -s /nix/store/y todays`)
+	if r := run(t, h, activate.Switch, path); r.Failed() {
+		t.Fatal(r.Message())
+	}
+	if got := strings.TrimSpace(exec(t, h, "ls /nix/var/nix/gcroots/nx | grep days")); got != "todays" {
+		t.Errorf("roots left: %q", got)
 	}
 }

@@ -89,6 +89,12 @@ func judge(action Action, path store.Path, fs facts, said *output) (Activation, 
 	switch {
 	case fs.has("busy"):
 		return fail(Failed, "wait for it to end; its log is /run/nx/log on the host", "another activation is in work on the host")
+	case fs.has("unready"):
+		after := "nothing was changed"
+		if test == 0 || test == 4 {
+			after = "profile and boot default are as before, the running system is the new one"
+		}
+		return fail(Failed, "is the host's disk full, or mounted read-only?", "it cannot be noted on the host%s; %s", because(fs.value("unready")), after)
 	case fs.has("unchanged"):
 		got.Result = Unchanged
 		return got, nil

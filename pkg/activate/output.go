@@ -71,10 +71,16 @@ func (o *output) line(b []byte) {
 // tail returns the last lines.
 func (o *output) tail() string { return string(o.kept) }
 
-// last returns the last line that says something.
+// last returns the last line that says something: switch-to-configuration's own
+// last words say only that what it called failed.
 func (o *output) last() string {
-	lines := strings.Split(strings.TrimSpace(string(o.kept)), "\n")
-	return strings.TrimSpace(lines[len(lines)-1])
+	last := ""
+	for line := range strings.Lines(string(o.kept)) {
+		if line = strings.TrimSpace(line); line != "" && line != "Failed to run activate script" && line != "Failed to install bootloader" {
+			last = line
+		}
+	}
+	return last
 }
 
 // failedUnits returns the units that switch-to-configuration named, the last
