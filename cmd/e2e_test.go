@@ -33,6 +33,7 @@ func deploy(t *testing.T, files map[string]string) *deployment {
 	for name, text := range files {
 		d.write(name, text)
 	}
+	testhost.Reap(t, &testhost.Lab{Dir: filepath.Join(d.dir, ".nx/sandbox"), IdentityFile: filepath.Join(d.dir, ".nx/id_ed25519")})
 	t.Cleanup(func() {
 		if r := d.sh("nx-provision -q destroy --yes"); r.status != 0 {
 			t.Errorf("destroy: %+v", r)

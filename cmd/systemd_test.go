@@ -2,7 +2,6 @@ package cmd_test
 
 import (
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -26,7 +25,6 @@ func deploySystemd(t *testing.T) *deployment {
 	t.Helper()
 	testhost.Need(t, "systemd")
 	d := deploy(t, map[string]string{"network.nix": systemdNetwork, "web1.nix": "{ }"})
-	testhost.Reap(t, &testhost.Lab{Dir: filepath.Join(d.dir, ".nx/sandbox"), IdentityFile: filepath.Join(d.dir, ".nx/id_ed25519")})
 	if r := d.sh("nx-provision -q -f network.nix -o hosts.jsonl"); r.status != 0 {
 		t.Fatalf("%+v", r)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"nx/pkg/build"
 	"nx/pkg/cli"
+	"nx/pkg/network"
 	"nx/pkg/nixcmd"
 	"nx/pkg/record"
 	"nx/pkg/stream"
@@ -35,6 +36,9 @@ func (c *realise) Run(ctx context.Context, p *cli.Process) error {
 		return err
 	}
 	if c.GCRootDir == "" {
+		if err := network.Seal(filepath.Join(p.Root, ".nx")); err != nil {
+			return err
+		}
 		c.GCRootDir = filepath.Join(p.Root, ".nx/gcroots")
 	}
 	b := &build.Builder{Nix: &nixcmd.Nix{Log: p.Log}, RootDir: c.GCRootDir, Jobs: p.Jobs, Log: p.Log}

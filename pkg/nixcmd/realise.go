@@ -73,6 +73,7 @@ func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 	}
 	for len(b.wanted) > 0 {
 		before := b.still(asked)
+		b.built = 0 // each run counts for itself
 		args := []string{"--realise", "--keep-going", "--log-format", "internal-json", "-v"}
 		args = append(args, before...)
 		err := follow(n.command(ctx, "nix-store", args...), func(line string) { b.line(ctx, line) })

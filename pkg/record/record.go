@@ -112,21 +112,11 @@ func Parse(line []byte) (*Record, error) {
 }
 
 // NewHost makes the record of a host, with nothing but its name.
-func NewHost(name string) (*Record, error) { return build(ID{Kind: KindHost, Name: name}) }
-
-// NewResource makes the record of a resource.
-func NewResource(typ, name string) (*Record, error) {
-	return build(ID{Kind: KindResource, Type: typ, Name: name})
-}
-
-func build(id ID) (*Record, error) {
+func NewHost(name string) (*Record, error) {
 	r := &Record{}
 	r.put("nx", []byte(fmt.Sprint(Version)))
-	r.put("kind", quote(id.Kind))
-	if id.Type != "" {
-		r.put("type", quote(id.Type))
-	}
-	r.put("name", quote(id.Name))
+	r.put("kind", quote(KindHost))
+	r.put("name", quote(name))
 	return r, r.identify()
 }
 

@@ -194,8 +194,8 @@ func TestNewRefusesNames(t *testing.T) {
 	if _, err := NewHost("a b"); err == nil {
 		t.Error("a host with a blank in its name was made")
 	}
-	r, err := NewResource("s3Buckets", "b")
-	if want := `{"nx":1,"kind":"resource","type":"s3Buckets","name":"b"}`; err != nil || string(r.Bytes()) != want {
+	r, err := NewHost("web1")
+	if want := `{"nx":1,"kind":"host","name":"web1"}`; err != nil || string(r.Bytes()) != want {
 		t.Errorf("got %s, %v, want %s", r.Bytes(), err, want)
 	}
 }
