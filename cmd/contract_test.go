@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gofrs/flock"
 	"golang.org/x/sys/unix"
 )
 
@@ -507,14 +508,28 @@ func TestEventsAreJSON(t *testing.T) {
 // The last tool's status is the status of the pipe, in a shell without
 // pipefail: whichever tool before it is killed, it sees a stream without end.
 func TestKilledUpstream(t *testing.T) {
-	readers := slices.DeleteFunc(slices.Clone(tools), func(t tool) bool { return !t.reads })
-	for victim := range len(readers) - 1 {
-		t.Run(readers[victim].name, func(t *testing.T) {
+	for victim := range len(tools) - 1 {
+		t.Run(tools[victim].name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
+			readers := tools[1:]
+			if victim == 0 {
+				// It waits for its state, as for another nx-provision.
+				readers = tools
+				state := filepath.Join(dir, ".nx", "state.json")
+				if err := os.Mkdir(filepath.Dir(state), 0o700); err != nil {
+					t.Fatal(err)
+				}
+				lock := flock.New(state + ".lock")
+				if ok, err := lock.TryLock(); !ok {
+					t.Fatalf("lock state: %v", err)
+				}
+				defer lock.Unlock()
+			}
+			victim := slices.IndexFunc(readers, func(r tool) bool { return r.name == tools[victim].name })
 			var stages []string
 			for i, tool := range readers {
-				args := strings.Join(slices.Concat([]string{filepath.Join(bin, tool.name)}, tool.args), " ")
+				args := strings.Join(slices.Concat([]string{filepath.Join(bin, tool.name)}, tool.args, []string{"--root", dir}), " ")
 				stages = append(stages, fmt.Sprintf(`sh -c 'echo $$ > %s/%d; exec %s 2>%s/%d.err'`, dir, i, args, dir, i))
 			}
 			for i := range readers {
@@ -550,8 +565,12 @@ func TestKilledUpstream(t *testing.T) {
 				}
 			}
 			// once a record came out at the end, every tool has begun
-			io.WriteString(w, resource)
-			if _, err := io.ReadFull(out, make([]byte, len(begin(readers[len(readers)-1].name)+resource))); err != nil {
+			first := begin("nx-activate")
+			if readers[0].reads {
+				io.WriteString(w, resource)
+				first += resource
+			}
+			if _, err := io.ReadFull(out, make([]byte, len(first))); err != nil {
 				t.Fatal(err)
 			}
 			if err := syscall.Kill(pids[victim], syscall.SIGKILL); err != nil {
