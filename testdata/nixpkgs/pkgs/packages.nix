@@ -51,7 +51,7 @@ in
   inherit linux;
   linuxPackages = linux;
   linuxPackages_latest = linux;
-} // lib.genAttrs [ "curl" "findutils" "git" "gnugrep" "gnused" "htop" "iproute2" "jq" "mtr" "python3" "rsync" "sudo" "tmux" "tree" "vim" "wget" ]
-  (name: toy name "1.0" (hosts [ ({ findutils = "find"; gnugrep = "grep"; gnused = "sed"; iproute2 = "ip"; }.${name} or name) ]))
+} // lib.genAttrs [ "curl" "findutils" "git" "gnugrep" "gnused" "htop" "inotify-tools" "iproute2" "jq" "mtr" "python3" "rsync" "sudo" "tmux" "tree" "vim" "wget" ]
+  (name: toy name "1.0" (hosts [ ({ findutils = "find"; gnugrep = "grep"; gnused = "sed"; inotify-tools = "inotifywait"; iproute2 = "ip"; }.${name} or name) ]))
 // lib.genAttrs [ "busybox" "cacert" "docker" "emacs" "fetchFromGitHub" "fetchFromGitLab" "fetchgit" "fetchpatch" "fetchurl" "fetchzip" "gcc" "glibc" "glibcLocales" "gnumake" "go" "haskellPackages" "nodejs" "openssl" "perl" "perlPackages" "php" "python3Packages" "ruby" "rustPlatform" "substituteAll" "zsh" ]
   lacking

@@ -12,7 +12,7 @@ in
 {
   options = {
     console = { font = option (types.nullOr (types.either types.str types.path)) null; keyMap = option (types.either types.str types.path) "us"; };
-    documentation = { enable = flag true; nixos.enable = flag true; man.enable = flag true; info.enable = flag true; doc.enable = flag true; };
+    documentation = { enable = flag true; nixos = { enable = flag true; extraModuleSources = option (types.listOf (types.either types.path types.str)) [ ]; }; man.enable = flag true; info.enable = flag true; doc.enable = flag true; };
     hardware = {
       enableRedistributableFirmware = flag false;
       enableAllFirmware = flag false;

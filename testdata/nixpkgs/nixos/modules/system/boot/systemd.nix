@@ -91,6 +91,7 @@ let
     unitsOf "service" serviceSection cfg.services
     // unitsOf "timer" (_: u: "\n[Timer]\n" + lines u.timerConfig) cfg.timers
     // unitsOf "socket" (_: u: "\n[Socket]\n" + lib.concatMapStrings (s: "ListenStream=${s}\n") u.listenStreams + lines u.socketConfig) cfg.sockets
+    // unitsOf "path" (_: u: "\n[Path]\n" + lines u.pathConfig) cfg.paths
     // unitsOf "target" (_: _: "") cfg.targets
   );
   units = type: extra: mkOption {
@@ -105,6 +106,7 @@ in
     services = mkOption { type = types.attrsOf (types.submodule service); default = { }; description = "The services."; };
     timers = units "timer" { timerConfig = section; };
     sockets = units "socket" { socketConfig = section; listenStreams = list "Where it listens."; };
+    paths = units "path" { pathConfig = section; };
     targets = units "target" { };
     tmpfiles.rules = list "Rules for systemd-tmpfiles.";
   };

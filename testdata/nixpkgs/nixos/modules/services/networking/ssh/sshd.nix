@@ -58,7 +58,12 @@ in
     };
   };
 
-  config = lib.mkIf cfg.enable {
+  config = lib.mkMerge [ {
+    # What a configuration says of the unit is for the real one, unless it says
+    # what to run.
+    systemd.services.sshd.enable = let unit = config.systemd.services.sshd; in
+      lib.mkDefault (unit.script != "" || unit.serviceConfig ? ExecStart);
+  } (lib.mkIf cfg.enable {
     services.openssh.authorizedKeysFiles =
       lib.optional cfg.authorizedKeysInHomedir "%h/.ssh/authorized_keys" ++ [ "/etc/ssh/authorized_keys.d/%u" ];
     networking.firewall.allowedTCPPorts = lib.mkIf cfg.openFirewall cfg.ports;
@@ -76,5 +81,5 @@ in
       text = lib.concatMapStrings (key: key + "\n") u.openssh.authorizedKeys.keys
         + lib.concatMapStrings builtins.readFile u.openssh.authorizedKeys.keyFiles;
     }) withKeys;
-  };
+  }) ];
 }
