@@ -14,6 +14,7 @@ type Network struct {
 	Argstr  pairs    `placeholder:"NAME TEXT" help:"Pass a string to the network's function."`
 	Include []string `short:"I" sep:"none" placeholder:"PATH" help:"Add to Nix' search path, as [NAME=]PATH."`
 	Option  pairs    `placeholder:"NAME VALUE" help:"Set an option of Nix."`
+	Format  string   `name:"network-format" enum:",nixops,morph,colmena,nixus" default:"" placeholder:"FORMAT" help:"Which tool the files are written for: nixops, morph, colmena or nixus (default: what they show)."`
 	Name    string   `placeholder:"NAME" help:"The deployment's name (default: the name of the folder of the first network file)."`
 }
 

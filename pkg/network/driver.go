@@ -46,9 +46,10 @@ type item struct {
 // A request is what nix/main.nix reads.
 type request struct {
 	Mark       string            `json:"mark"`   // what an answer begins with
-	Answer     string            `json:"answer"` // what to say of machines and resources: an attribute of nix/nixops.nix
+	Answer     string            `json:"answer"` // what to say of machines and resources: see nix/form.nix
 	Items      []item            `json:"items"`
 	Files      []string          `json:"files"`
+	Format     string            `json:"format"`
 	Deployment map[string]string `json:"deployment"`
 	Facts      Facts             `json:"facts"`
 }
@@ -130,6 +131,11 @@ func (s *session) about(ctx context.Context) (*About, error) {
 		}
 	}
 	s.nixpkgs = a.Nixpkgs
+	s.warned.Do(func() {
+		for _, w := range a.Warnings {
+			s.log().Warn(w)
+		}
+	})
 	return a, nil
 }
 
@@ -153,7 +159,7 @@ func (s *session) ask(ctx context.Context, answer string, items []item, tell fun
 
 // evaluate runs one evaluator over items and returns how many it answered.
 func (s *session) evaluate(ctx context.Context, answer string, items []item, tell func(it item, answer []byte, err error)) (int, error) {
-	file, err := s.write(request{Mark: s.mark, Answer: answer, Items: items, Files: s.files,
+	file, err := s.write(request{Mark: s.mark, Answer: answer, Items: items, Files: s.files, Format: s.Format,
 		Deployment: map[string]string{"name": s.name, "uuid": s.uuid}, Facts: s.facts})
 	if err != nil {
 		return 0, err

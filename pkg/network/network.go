@@ -22,13 +22,16 @@ import (
 
 // A Network is a list of network files and how they are to be evaluated.
 type Network struct {
-	Files []string // in order; later ones add to earlier ones
-	Args  []string // for nix-instantiate: --arg, --argstr, -I, --option, with their values
-	Name  string   // the deployment's; empty: that of the first file's folder
-	UUID  string   // the deployment's; empty: derived from its name
-	Jobs  int      // evaluators at a time, at most; 0: DefaultJobs
-	Nix   Evaluator
-	Log   *slog.Logger
+	Files  []string // in order; later ones add to earlier ones
+	Format string   // one of Formats; empty: what the files show
+	Args   []string // for nix-instantiate: --arg, --argstr, -I, --option, with their values
+	Name   string   // the deployment's; empty: that of the first file's folder
+	UUID   string   // the deployment's; empty: derived from its name
+	Jobs   int      // evaluators at a time, at most; 0: DefaultJobs
+	Nix    Evaluator
+	Log    *slog.Logger
+
+	warned sync.Once
 }
 
 // An Evaluator runs Nix' evaluator.
@@ -41,11 +44,13 @@ type Evaluator interface {
 
 // About is what the files say of the network as a whole.
 type About struct {
+	Form           string // one of Formats
 	Description    string
 	EnableRollback bool
 	Nixpkgs        string   // the folder of the nixpkgs in use
 	Machines       []string // names, sorted
 	Resources      []struct{ Type, Name string }
+	Warnings       []string // what the files ask for and do not get
 }
 
 // A Description is what a network defines, as provisioning needs it.

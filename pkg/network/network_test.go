@@ -136,7 +136,7 @@ func TestEvaluate(t *testing.T) {
 			want: map[string]System{
 				"db": {Target: []byte(`{"host":"192.0.2.10","sudo":["sudo","-H","--"],"user":"root"}`)},
 				"web": {Target: []byte(`{"host":"192.0.2.11","port":2222,"sudo":["sudo","-H","--"],"user":"admin"}`), Tags: []string{"public"},
-					Deployment: []byte(`{"alwaysActivate":true,"hasFastConnection":false,"keys":{"database-password":{"destDir":"/run/keys","group":"root","permissions":"0400","user":"root"}}}`)},
+					Deployment: []byte(`{"alwaysActivate":true,"hasFastConnection":false,"keys":{"database-password":{"contents":{"option":"deployment.keys.database-password.text"},"destDir":"/run/keys","group":"root","name":"database-password","permissions":"0400","uploadAt":"pre-activation","user":"root"}}}`)},
 			},
 		},
 		{

@@ -9,25 +9,12 @@
 
 let
   request = builtins.fromJSON (builtins.readFile nxRequest);
-
-  network = import ./nixops.nix {
+in
+import ./answer.nix {
+  inherit request;
+  network = import ./form.nix {
     files = map (file: /. + file) request.files;
     arguments = removeAttrs args [ "nxRequest" ];
-    inherit (request) deployment facts;
+    inherit (request) format deployment facts;
   };
-
-  answers = {
-    network = _: network.about;
-    machine = item: network.machine.${request.answer} item.name;
-    resource = item: network.resource.${request.answer} item.type item.name;
-  };
-
-  # An answer may hold strings that refer to the store; only their text matters.
-  # The mark is unguessable, so no trace of the user's is taken for an answer.
-  say = item:
-    builtins.trace (request.mark + builtins.unsafeDiscardStringContext
-      (builtins.toJSON (answers.${item.kind} item)));
-in
-# A fold over functions: what a finished machine evaluated becomes garbage,
-# where an attribute set of machines would keep it all.
-builtins.foldl' (done: item: say item (done + 1)) 0 request.items
+}

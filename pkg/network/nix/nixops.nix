@@ -44,8 +44,9 @@ let
   nixpkgs =
     let
       named = settings.nixpkgs or <nixpkgs>;
-      # A nixpkgs that was imported knows where it came from.
-      path = toString (if isAttrs named then named.path else named);
+      # A nixpkgs that was imported knows where it came from; a source that was
+      # fetched, by niv or fetchGit, is where it is.
+      path = toString (if isAttrs named then named.outPath or named.path else named);
       # With symlinks resolved, where Nix does that for <nixpkgs> too: options.json
       # of the manual has other declarations through a link.
       found = builtins.findFile [ { prefix = "nixpkgs"; inherit path; } ] "nixpkgs";
@@ -173,6 +174,7 @@ let
     else mapAttrs (_: plain) (lib.filterAttrs (_: v: !isFunction v) value);
 
   providers = import ./providers.nix;
+  record = import ./record.nix;
 
   targetOf = { options, config, ... }:
     let cfg = config.deployment;
@@ -213,12 +215,15 @@ let
       target = targetOf machine;
       deployment = {
         inherit (cfg) alwaysActivate hasFastConnection;
-        keys = mapAttrs (_: key: { inherit (key) destDir user group permissions; }) cfg.keys;
+        keys = mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ]) cfg.keys;
       };
     };
 in
 {
   about = {
+    form = "nixops";
+    warnings = concatMap (name: optional (settings ? ${name})
+      "network.${name} does nothing here: what nx remembers is in .nx/") [ "storage" "lock" ];
     description = settings.description or "Unnamed NixOps network";
     enableRollback = settings.enableRollback or false;
     nixpkgs = toString nixpkgs;

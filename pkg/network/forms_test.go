@@ -1,0 +1,346 @@
+package network
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/tidwall/gjson"
+
+	"nx/pkg/testhost"
+)
+
+// onEachNix runs f with the Nix that is installed and with the newer one.
+func onEachNix(t *testing.T, f func(t *testing.T)) {
+	t.Run("nix", f)
+	t.Run("nix-new", func(t *testing.T) {
+		testhost.Need(t, "nix-new")
+		t.Setenv("PATH", filepath.Join(os.Getenv("NXTEST_NIX_NEW"), "bin")+":"+os.Getenv("PATH"))
+		f(t)
+	})
+}
+
+func TestFormIsSeen(t *testing.T) {
+	module := `{ config, ... }: `
+	tests := []struct {
+		name, text, want string // a form
+		wantErr          string
+	}{
+		{name: "machines", text: `{ a = { }; }`, want: "nixops"},
+		{name: "no machine", text: `{ }`, want: "nixops"},
+		{name: "network with NixOps' settings", text: `{ network.description = "x"; a = { }; }`, want: "nixops"},
+		{name: "a machine called nodes", text: `{ network = { }; nodes = { }; }`, want: "nixops"},
+		{name: "a function with a default", text: `{ pkgs ? 1 }: { a = { }; }`, want: "nixops"},
+		{name: "network with a package set", text: `{ network.pkgs = import <nixpkgs> { }; a = { }; }`, want: "morph"},
+		{name: "network with an order", text: `{ network.ordering.tags = [ ]; a = { }; }`, want: "morph"},
+		{name: "meta", text: `{ meta.nixpkgs = <nixpkgs>; a = { }; }`, want: "colmena"},
+		{name: "a function with meta", text: `{ ... }: { meta = { }; a = { }; }`, want: "colmena"},
+		{name: "nodes", text: `{ nodes.a = { }; }`, want: "nixus"},
+		{name: "a module with nodes", text: module + `{ nodes.a = { }; }`, want: "nixus"},
+		{name: "a module whose attributes are not seen", text: `{ lib, ... }: lib.mkMerge [ { nodes.a = { }; } ]`, want: "nixus"},
+		{name: "a derivation of nixus", text: `derivation { name = "x"; system = "x"; builder = "x"; } // { config.nodes = { }; }`, want: "nixus"},
+
+		{name: "a configuration", text: module + `{ boot.isContainer = true; }`, wantErr: "network.nix is no network of NixOps, morph, colmena or nixus: it is a function of config"},
+		{name: "a string", text: `"x"`, wantErr: "it is a string"},
+		{name: "a list", text: `[ { } ]`, wantErr: "it is a list"},
+		{name: "a derivation", text: `derivation { name = "x"; system = "x"; builder = "x"; }`, wantErr: "it is a derivation"},
+		{name: "a flake", text: `{ outputs = { self }: { }; }`, wantErr: "it is a flake, which is named by its folder"},
+	}
+	t.Setenv("NIX_PATH", "nixpkgs="+trees(t)["stand-in"])
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			about, err := testNetwork(write(t, tt.text)).About(t.Context())
+			switch {
+			case tt.wantErr != "":
+				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
+					t.Errorf("error %v, want %q in it", err, tt.wantErr)
+				}
+			case err != nil:
+				t.Error(err)
+			case about.Form != tt.want:
+				t.Errorf("form %q, want %q", about.Form, tt.want)
+			}
+		})
+	}
+
+	t.Run("forced", func(t *testing.T) {
+		n := testNetwork(write(t, `{ network.description = "older"; a = { }; }`))
+		n.Format = "colmena"
+		if about, err := n.About(t.Context()); err != nil || about.Form != "colmena" || about.Description != "older" {
+			t.Errorf("about %+v, error %v", about, err)
+		}
+	})
+	t.Run("two hives", func(t *testing.T) {
+		n := testNetwork("hive.nix", "hive.nix")
+		if _, err := n.About(t.Context()); err == nil || !strings.Contains(err.Error(), "a network of colmena is one file, and 2 are named") {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// What a network asks for and does not get is said, once for all questions.
+func TestNetworkWarnings(t *testing.T) {
+	tests := []struct {
+		text string
+		want []string
+	}{
+		{`{ network = { storage.legacy = { }; lock.noop = { }; description = "x"; }; }`,
+			[]string{"network.storage does nothing here: what nx remembers is in .nx/", "network.lock does nothing here: what nx remembers is in .nx/"}},
+		{`{ network = { pkgs = import <nixpkgs> { }; buildShell = { }; }; }`, []string{"network.buildShell does nothing here"}},
+		{`{ meta.allowApplyAll = false; }`, []string{"meta.allowApplyAll does nothing here: choose hosts by --on"}},
+		{`{ nodes = { }; }`, nil},
+	}
+	t.Setenv("NIX_PATH", "nixpkgs="+trees(t)["stand-in"])
+	for _, tt := range tests {
+		var log bytes.Buffer
+		n := testNetwork(write(t, tt.text))
+		n.Log = slog.New(slog.NewJSONHandler(&log, nil))
+		for range 2 {
+			if _, err := n.Describe(t.Context(), Facts{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var got []string
+		for _, line := range gjson.Get("["+strings.ReplaceAll(strings.TrimSpace(log.String()), "\n", ",")+"]", "#.msg").Array() {
+			got = append(got, line.Str)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s\n got %q\nwant %q", tt.text, got, tt.want)
+		}
+	}
+}
+
+// What the tools' networks say comes out as records have it, without secrets.
+func TestForms(t *testing.T) {
+	tests := []struct {
+		file string
+		want map[string]System // without DrvPath and Platform
+	}{
+		{"morph.nix", map[string]System{
+			"web01.example.org": {
+				Tags:   []string{"web", "first"},
+				Target: []byte(`{"host":"web01.example.org","port":2222,"sudo":["sudo","-n","--"],"user":"admin"}`),
+				Deployment: []byte(`{"buildOnly":false,"healthChecks":{` +
+					`"cmd":[{"cmd":["true","HELLO/bin/hello"],"description":"is alive","period":2,"timeout":5}],` +
+					`"http":[{"description":"answers","headers":{"Authorization":{"option":"deployment.healthChecks.http.0.headers.Authorization"}},` +
+					`"insecureSSL":false,"path":"/health","period":2,"port":8080,"scheme":"http","timeout":5}]},` +
+					`"keys":{"api-key":{"action":["systemctl","reload","httpd"],"contents":{"option":"deployment.secrets.api-key.source"},"destDir":"/var/lib",` +
+					`"group":"root","mkDirs":true,"name":"api-key","permissions":"0400","uploadAt":"post-activation","user":"nobody"}},` +
+					`"nixConfig":{"builders-use-substitutes":"true"},"ordering":{"tags":["first"]},` +
+					`"preDeployChecks":{"cmd":[{"cmd":["false"],"description":"is there","period":1,"timeout":60}],"http":[]},"substituteOnDestination":false}`),
+			},
+			"web02.example.org": {
+				Target: []byte(`{"host":"web02.example.org","sudo":["sudo","-n","--"]}`),
+				Deployment: []byte(`{"buildOnly":true,"healthChecks":{"cmd":[],"http":[]},"keys":{},"nixConfig":{"builders-use-substitutes":"true"},` +
+					`"ordering":{"tags":["first"]},"preDeployChecks":{"cmd":[],"http":[]},"substituteOnDestination":true}`),
+			},
+		}},
+		{"hive.nix", map[string]System{
+			"alpha": {
+				Tags:   []string{"web"},
+				Target: []byte(`{"host":"alpha.example.org","port":2222,"sudo":["sudo","-H","--"],"user":"root"}`),
+				Deployment: []byte(`{"allowLocalDeployment":false,"buildOnTarget":true,"keys":{` +
+					`"late":{"contents":{"option":"deployment.keys.late.text"},"destDir":"/var/keys","group":"root","name":"late.key","permissions":"0600","uploadAt":"post-activation","user":"nobody"},` +
+					`"token":{"contents":{"option":"deployment.keys.token.keyCommand"},"destDir":"/run/keys","group":"root","name":"token","permissions":"0600","uploadAt":"pre-activation","user":"root"}},` +
+					`"replaceUnknownProfiles":true}`),
+			},
+			"beta": {
+				Tags:       []string{"db"},
+				Target:     []byte(`{"host":"beta","sudo":["sudo","-H","--"],"user":"admin"}`),
+				Deployment: []byte(`{"allowLocalDeployment":false,"buildOnTarget":false,"keys":{},"replaceUnknownProfiles":false}`),
+			},
+			"gamma": {
+				Target:     []byte(`{"sudo":["sudo","-H","--"]}`),
+				Deployment: []byte(`{"allowLocalDeployment":true,"buildOnTarget":false,"keys":{},"replaceUnknownProfiles":true}`),
+			},
+		}},
+		{"nixus.nix", map[string]System{
+			"node1": {
+				Target:     []byte(`{"host":"node1.example.org","sudo":["doas"],"user":"root"}`),
+				Deployment: []byte(`{"hasFastConnection":false,"ignoreFailingSystemdUnits":false,"keys":{},"successTimeout":20,"switchTimeout":60}`),
+			},
+			"node2": {
+				Target: []byte(`{"host":"node2.example.org","sudo":["doas"],"user":"admin"}`),
+				Deployment: []byte(`{"hasFastConnection":true,"ignoreFailingSystemdUnits":true,"keys":{"token":{"contents":{"option":"configuration.secrets.files.token.file"},` +
+					`"destDir":"/var/lib/nixus-secrets/active/per-group/wheel","group":"wheel","name":"token","permissions":"0040","uploadAt":"pre-activation","user":"root"}},` +
+					`"successTimeout":30,"switchTimeout":60}`),
+			},
+		}},
+	}
+	onEachNix(t, func(t *testing.T) {
+		t.Setenv("NIX_PATH", "nixpkgs="+trees(t)["stand-in"])
+		hello := strings.TrimSuffix(strings.Trim(evalString(t, `"${(import <nixpkgs> { }).hello}"`), `"`), "/")
+		for _, tt := range tests {
+			t.Run(tt.file, func(t *testing.T) {
+				n := testNetwork(tt.file)
+				d, err := n.Describe(t.Context(), Facts{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, m := range d.Machines {
+					if want := tt.want[m.Name].Tags; m.Err != nil || !slices.Equal(m.Tags, want) || !bytes.Contains(m.Deployment, []byte(`"targetEnv":"none"`)) {
+						t.Errorf("%s: described as %s with tags %q (%v), want %q", m.Name, m.Deployment, m.Tags, m.Err, want)
+					}
+				}
+				got := evaluate(t, n, Facts{})
+				if g, w := slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(tt.want)); !slices.Equal(g, w) {
+					t.Errorf("machines %q, want %q", g, w)
+				}
+				for name, want := range tt.want {
+					s := got[name]
+					if s.Err != nil {
+						t.Errorf("%s: %v", name, s.Err)
+						continue
+					}
+					deployment := bytes.ReplaceAll(want.Deployment, []byte("HELLO"), []byte(hello))
+					if !bytes.Equal(s.Target, want.Target) || !slices.Equal(s.Tags, want.Tags) || !bytes.Equal(s.Deployment, deployment) {
+						t.Errorf("%s:\n got %s %q %s\nwant %s %q %s", name, s.Target, s.Tags, s.Deployment, want.Target, want.Tags, deployment)
+					}
+					if _, err := os.Stat(string(s.DrvPath)); err != nil {
+						t.Errorf("%s: the derivation is not in the store: %v", name, err)
+					}
+				}
+			})
+		}
+	})
+}
+
+// evalString gives an expression's value as Nix prints it.
+func evalString(t *testing.T, expression string) string {
+	t.Helper()
+	out, err := exec.Command("nix-instantiate", "--eval", "--expr", expression).Output()
+	if err != nil {
+		t.Fatalf("nix-instantiate --eval --expr %s: %v", expression, err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// A machine's derivation is what the tool itself makes of it: its modules and its
+// way to evaluate them, here written out for what the networks use.
+func TestFormDerivations(t *testing.T) {
+	here, err := filepath.Abs("testdata/networks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const prelude = `
+		let
+			lib = import <nixpkgs/lib>;
+			eval = import <nixpkgs/nixos/lib/eval-config.nix>;
+			system = builtins.currentSystem;
+			undeclared = { options.deployment = lib.mkOption { type = lib.types.attrsOf lib.types.unspecified; default = { }; }; };
+			net = import (%s + "/%s");
+		in `
+	tests := []struct{ file, name, expression string }{
+		{"morph.nix", "web02.example.org", `(eval {
+			inherit system;
+			specialArgs = { greeting = "hello"; };
+			modules = [ net."web02.example.org" net.defaults undeclared
+				({ pkgs, ... }: {
+					nixpkgs.pkgs = net.network.pkgs;
+					system.extraDependencies = [ (pkgs.writeText "healthcheck-commands.txt" "") ];
+					_module.args = { name = "web02.example.org"; nodes = { "web01.example.org".config.networking.hostName = "web01"; "web02.example.org" = { }; }; };
+				}) ];
+		}).config.system.build.toplevel`},
+		{"hive.nix", "beta", `(eval {
+			inherit system;
+			specialArgs = { name = "beta"; greeting = "goodbye"; nodes = { alpha.config.networking.hostName = "alpha"; beta = { }; gamma = { }; }; };
+			modules = [ undeclared net.defaults ] ++ net.beta;
+		}).config.system.build.toplevel`},
+		{"hive.nix", "gamma", `(eval {
+			inherit system;
+			specialArgs = { name = "gamma"; greeting = "hello"; nodes = { alpha = { }; beta = { }; gamma = { }; }; };
+			modules = [ { nixpkgs.config.allowUnfree = true; } undeclared net.defaults net.gamma ];
+		}).config.system.build.toplevel`},
+		{"nixus.nix", "node1", `(eval {
+			inherit system;
+			modules = [ (` + here + `/board-configuration.nix) { systemd.services.sshd.stopIfChanged = lib.mkForce true; } ];
+		}).config.system.build.toplevel`},
+	}
+	onEachNix(t, func(t *testing.T) {
+		onEach(t, func(t *testing.T, _ string) {
+			for _, tt := range tests {
+				t.Run(tt.name, func(t *testing.T) {
+					want := instantiate(t, fmt.Sprintf(prelude, here, tt.file)+tt.expression)
+					if s := evaluate(t, testNetwork(tt.file), Facts{}, tt.name)[tt.name]; s.Err != nil || s.DrvPath != want {
+						t.Errorf("%s is %s (%v), nix-instantiate gives %s", tt.name, s.DrvPath, s.Err, want)
+					}
+				})
+			}
+		})
+	})
+}
+
+// A node's configuration is told the node's name, also by a nixpkgs whose module
+// system would say "configuration".
+func TestNixusName(t *testing.T) {
+	file := write(t, `{ nodes.a = { host = "a"; nixpkgs = <nixpkgs>; configuration = { name, ... }: { boot.isContainer = true; networking.hostName = name + "1"; }; }; }`)
+	onEach(t, func(t *testing.T, _ string) {
+		if s := evaluate(t, testNetwork(file), Facts{})["a"]; s.Err != nil || !strings.Contains(string(s.DrvPath), "-nixos-system-a1-") {
+			t.Errorf("%s, error %v", s.DrvPath, s.Err)
+		}
+	})
+}
+
+// Derivations are those of the tools' own Nix files, where NXTEST_PEERS names a
+// folder that has their repositories as morph, colmena and nixus.
+func TestFormDerivationsOfPeers(t *testing.T) {
+	peers := os.Getenv("NXTEST_PEERS")
+	if peers == "" {
+		t.Skip("SKIPPED, NXTEST_PEERS names no folder with morph, colmena and nixus")
+	}
+	here, err := filepath.Abs("testdata/networks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nixus := peers + `/nixus { nixpkgs = <nixpkgs>; deploySystem = builtins.currentSystem; }`
+	// The script that moves nixus' secrets into place is nixus' alone.
+	bare := write(t, `{ ... }: { imports = [ `+here+`/nixus.nix ];
+		defaults = { lib, ... }: { configuration.system.activationScripts.activate-secrets = lib.mkForce ""; }; }`)
+	made := write(t, "import "+nixus+" "+here+"/nixus.nix")
+	tests := []struct{ name, file, expression string }{
+		{"morph", here + "/morph.nix", `mapAttrs (_: n: n.config.system.build.toplevel.drvPath) (import ` + peers + `/morph/data/eval-machines.nix { networkExpr = ` + here + `/morph.nix; }).nodes`},
+		{"colmena", here + "/hive.nix", `mapAttrs (_: t: t.drvPath) (import ` + peers + `/colmena/src/nix/hive/eval.nix { rawHive = import ` + here + `/hive.nix; }).toplevel`},
+		{"nixus", bare, `mapAttrs (_: n: n.configuration.system.build.toplevel.drvPath) (removeAttrs (import ` + nixus + ` ` + bare + `).config.nodes [ "unused" ])`},
+		{"made by nixus", made, `mapAttrs (_: n: n.configuration.system.build.toplevel.drvPath) (removeAttrs (import ` + made + `).config.nodes [ "unused" ])`},
+	}
+	onEachNix(t, func(t *testing.T) {
+		onEach(t, func(t *testing.T, _ string) {
+			for _, tt := range tests {
+				t.Run(tt.name, func(t *testing.T) {
+					n := testNetwork(tt.file)
+					if tt.name == "nixus" {
+						n.Format = "nixus"
+					}
+					cmd := exec.Command("nix-instantiate", "--eval", "--strict", "--read-write-mode", "--json", "--expr", "with builtins; "+tt.expression)
+					var stderr bytes.Buffer
+					cmd.Stderr = &stderr
+					out, err := cmd.Output()
+					if err != nil {
+						t.Fatalf("%v: %s", err, stderr.Bytes())
+					}
+					want := map[string]string{}
+					if err := json.Unmarshal(out, &want); err != nil {
+						t.Fatal(err)
+					}
+					for name, s := range evaluate(t, n, Facts{}) {
+						if s.Err != nil || string(s.DrvPath) != want[name] {
+							t.Errorf("%s is %s (%v), want %s", name, s.DrvPath, s.Err, want[name])
+						}
+						delete(want, name)
+					}
+					if len(want) > 0 {
+						t.Errorf("not evaluated: %v", want)
+					}
+				})
+			}
+		})
+	})
+}

@@ -1,0 +1,39 @@
+# What nx asks of a machine of colmena's, however it was evaluated: { <name>.config }.
+{ lib }:
+
+let
+  record = import ./record.nix;
+
+  targetOf = cfg: {
+    host = cfg.targetHost; # null: deployed by itself only
+    port = cfg.targetPort;
+    user = cfg.targetUser; # null: whoever ssh logs in as
+    sudo = cfg.privilegeEscalationCommand;
+  };
+in
+{
+  describe = nodes: name:
+    let cfg = nodes.${name}.config.deployment;
+    in {
+      inherit (cfg) tags;
+      deployment = record.given {
+        targetEnv = "none";
+        inherit (cfg) targetHost targetPort targetUser sshOptions privilegeEscalationCommand;
+      };
+    };
+
+  system = nodes: name:
+    let
+      inherit (nodes.${name}) config;
+      inherit (config.system.build) toplevel;
+      cfg = config.deployment;
+    in {
+      inherit (toplevel) drvPath system;
+      inherit (cfg) tags;
+      target = record.given (targetOf cfg);
+      deployment = {
+        inherit (cfg) allowLocalDeployment buildOnTarget replaceUnknownProfiles;
+        keys = lib.mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ]) cfg.keys;
+      };
+    };
+}

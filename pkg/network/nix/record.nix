@@ -1,0 +1,30 @@
+# What the answers of several forms have in common: values as host records have
+# them. A record has no secret; it names the option that has it.
+let
+  inherit (builtins) attrNames filter genList head elemAt length mapAttrs;
+in
+rec {
+  # The members that have a value.
+  given = set: removeAttrs set (filter (name: set.${name} == null) (attrNames set));
+
+  option = name: { option = name; };
+
+  # A key, which comes by the first of the options from, below path, that is set.
+  key = path: from: { name, destDir, user, group, permissions, uploadAt ? "pre-activation", ... }@key: {
+    inherit name user group permissions uploadAt;
+    destDir = toString destDir;
+    contents = option "${path}.${head (filter (source: key.${source} != null) from ++ from)}";
+  };
+
+  # Checks as morph defines them, with times in seconds.
+  checks = path: { cmd, http, ... }: {
+    cmd = map ({ description, cmd, period, timeout, ... }: given { inherit description cmd period timeout; }) cmd;
+    http = genList (i:
+      let check = elemAt http i;
+      in given {
+        inherit (check) description host scheme port period timeout insecureSSL;
+        path = toString check.path;
+        headers = mapAttrs (name: _: option "${path}.http.${toString i}.headers.${name}") check.headers;
+      }) (length http);
+  };
+}
