@@ -50,7 +50,7 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process) error {
 		return err
 	}
 	nix := &nixcmd.Nix{Log: p.Log}
-	n := &network.Network{Files: c.File, Format: c.Format, Args: c.NixArgs(), Name: c.Name, UUID: remembered.UUID(),
+	n := &network.Network{Files: c.File, Format: c.Format, OverrideInputs: c.OverrideInput, Args: c.NixArgs(), Name: c.Name, UUID: remembered.UUID(),
 		Jobs: p.Jobs, Nix: nix, Log: p.Log}
 	if c.GCRootDir == "" {
 		c.GCRootDir = filepath.Join(p.Root, ".nx/drvs")

@@ -160,7 +160,7 @@ func provisioner(ctx context.Context, p *cli.Process, flags cli.Network, st *sta
 	if len(flags.File) == 0 {
 		return pr, nil
 	}
-	n := &network.Network{Files: flags.File, Format: flags.Format, Args: flags.NixArgs(), Name: flags.Name, UUID: st.UUID(),
+	n := &network.Network{Files: flags.File, Format: flags.Format, OverrideInputs: flags.OverrideInput, Args: flags.NixArgs(), Name: flags.Name, UUID: st.UUID(),
 		Nix: &nixcmd.Nix{Log: p.Log}, Log: p.Log}
 	d, err := n.Describe(ctx, network.Facts{})
 	if err != nil {

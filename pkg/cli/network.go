@@ -9,13 +9,14 @@ import (
 // Network are the flags that say which network a tool reads and how Nix
 // evaluates it. They mean the same in each tool that has them.
 type Network struct {
-	File    []string `short:"f" sep:"none" placeholder:"FILE" help:"A network file. Repeatable: later files add to earlier ones."`
-	Arg     pairs    `placeholder:"NAME EXPR" help:"Pass a Nix expression to the network's function."`
-	Argstr  pairs    `placeholder:"NAME TEXT" help:"Pass a string to the network's function."`
-	Include []string `short:"I" sep:"none" placeholder:"PATH" help:"Add to Nix' search path, as [NAME=]PATH."`
-	Option  pairs    `placeholder:"NAME VALUE" help:"Set an option of Nix."`
-	Format  string   `name:"network-format" enum:",nixops,morph,colmena,nixus" default:"" placeholder:"FORMAT" help:"Which tool the files are written for: nixops, morph, colmena or nixus (default: what they show)."`
-	Name    string   `placeholder:"NAME" help:"The deployment's name (default: the name of the folder of the first network file)."`
+	File          []string `short:"f" sep:"none" placeholder:"FILE" help:"A network file, or a flake. Repeatable: later files add to earlier ones."`
+	Arg           pairs    `placeholder:"NAME EXPR" help:"Pass a Nix expression to the network's function."`
+	Argstr        pairs    `placeholder:"NAME TEXT" help:"Pass a string to the network's function."`
+	Include       []string `short:"I" sep:"none" placeholder:"PATH" help:"Add to Nix' search path, as [NAME=]PATH."`
+	Option        pairs    `placeholder:"NAME VALUE" help:"Set an option of Nix."`
+	Format        string   `name:"network-format" enum:",nixops,morph,colmena,nixus,flake" default:"" placeholder:"FORMAT" help:"Which tool the files are written for: nixops, morph, colmena, nixus, or flake for a flake's nixosConfigurations (default: what they show)."`
+	OverrideInput pairs    `placeholder:"INPUT FLAKE" help:"Use another flake for an input of the flake."`
+	Name          string   `placeholder:"NAME" help:"The deployment's name (default: the name of the folder of the first network file)."`
 }
 
 // Check refuses a command line that names no network.

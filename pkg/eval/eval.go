@@ -172,8 +172,8 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 	}
 	var target []record.Member
 	gjson.ParseBytes(s.Target).ForEach(func(k, v gjson.Result) bool {
-		if k.Str == "sudo" && user.Str == "root" {
-			return true // has no use for it
+		if k.Str == "sudo" && (user.Str == "root" || user.Str == "") {
+			return true // root, also where nobody is named, has no use for it
 		}
 		// What the stream says wins, field by field.
 		if !r.Get("target").Get(k.Str).Exists() {

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -29,9 +28,11 @@ type session struct {
 	dir        string
 	cwd        string // the working directory
 	files      []string
+	flake      string // the reference, if the network is one
 	name, uuid string
 	facts      Facts
 	nixpkgs    string // known after about
+	own        string // a flake's folder in the store, known after about
 	mark       string
 	asked      atomic.Int32
 }
@@ -50,6 +51,7 @@ type request struct {
 	Items      []item            `json:"items"`
 	Files      []string          `json:"files"`
 	Format     string            `json:"format"`
+	System     string            `json:"system,omitempty"` // for a flake: this machine's
 	Deployment map[string]string `json:"deployment"`
 	Facts      Facts             `json:"facts"`
 }
@@ -64,6 +66,12 @@ func (n *Network) open() (*session, error) {
 	}
 	s := &session{Network: n, mark: "@nx-" + rand.Text() + " ", cwd: cwd}
 	for _, file := range n.Files {
+		if isFlake(file, n.Format) {
+			if err := s.openFlake(file); err != nil {
+				return nil, err
+			}
+			break
+		}
 		abs, err := filepath.Abs(file)
 		if err != nil {
 			return nil, fmt.Errorf("read network %s: %w", file, err)
@@ -77,17 +85,18 @@ func (n *Network) open() (*session, error) {
 		}
 		s.files = append(s.files, abs)
 	}
-	s.name, s.uuid = n.deployment(filepath.Dir(s.files[0]))
+	if s.flake == "" {
+		if len(n.OverrideInputs) > 0 {
+			return nil, fmt.Errorf("read network %s: it is no flake, whose input %s could be another", n.Files[0], n.OverrideInputs[0][0])
+		}
+		s.name, s.uuid = n.deployment(filepath.Dir(s.files[0]))
+	}
 	dir, err := os.MkdirTemp("", "nx-eval-")
 	if err != nil {
 		return nil, fmt.Errorf("write nix expressions: %w", err)
 	}
 	s.dir = dir
-	nix, err := fs.Sub(expressions, "nix")
-	if err == nil {
-		err = os.CopyFS(dir, nix)
-	}
-	if err != nil {
+	if err := os.CopyFS(dir, expressions); err != nil {
 		s.close()
 		return nil, fmt.Errorf("write nix expressions: %w", err)
 	}
@@ -130,7 +139,7 @@ func (s *session) about(ctx context.Context) (*About, error) {
 			return nil, fmt.Errorf("read network %s: machine: %w", s.Files[0], err)
 		}
 	}
-	s.nixpkgs = a.Nixpkgs
+	s.nixpkgs, s.own = a.Nixpkgs, a.Own
 	s.warned.Do(func() {
 		for _, w := range a.Warnings {
 			s.log().Warn(w)
@@ -159,17 +168,15 @@ func (s *session) ask(ctx context.Context, answer string, items []item, tell fun
 
 // evaluate runs one evaluator over items and returns how many it answered.
 func (s *session) evaluate(ctx context.Context, answer string, items []item, tell func(it item, answer []byte, err error)) (int, error) {
-	file, err := s.write(request{Mark: s.mark, Answer: answer, Items: items, Files: s.files, Format: s.Format,
+	run, args, err := s.command(request{Mark: s.mark, Answer: answer, Items: items, Files: s.files, Format: s.Format,
 		Deployment: map[string]string{"name": s.name, "uuid": s.uuid}, Facts: s.facts})
 	if err != nil {
-		return 0, err
+		return 0, fmt.Errorf("write evaluation request: %w", err)
 	}
 	answered := 0
 	last := "" // what Nix said last: why it was aborted, when it was
 	var said transcript
-	args := append([]string{"--eval", "--read-write-mode", "--show-trace", filepath.Join(s.dir, "main.nix"),
-		"--argstr", "nxRequest", file}, s.Args...)
-	err = s.Nix.Instantiate(ctx, args, func(line string) {
+	err = run(ctx, args, func(line string) {
 		if _, json, ok := strings.Cut(line, s.mark); ok && answered < len(items) {
 			it := items[answered]
 			answered++
@@ -177,7 +184,7 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 			tell(it, []byte(json), nil)
 			return
 		}
-		if said.add(line) || answered == len(items) {
+		if said.add(line) || answered == len(items) || s.flake != "" && lockNotice(line) {
 			return
 		}
 		last = line
@@ -200,20 +207,27 @@ func (s *session) logger(it item) *slog.Logger {
 	return s.log().With("host", it.Name)
 }
 
-func (s *session) write(r request) (string, error) {
+// command writes r for the evaluator and returns what to run, with which arguments.
+func (s *session) command(r request) (run func(context.Context, []string, func(string)) error, args []string, err error) {
+	if s.flake != "" {
+		args, err = s.flakeArgs(r)
+		return s.Nix.EvalFlake, args, err
+	}
 	b, err := json.Marshal(r)
 	if err != nil {
-		return "", fmt.Errorf("write evaluation request: %w", err)
+		return nil, nil, err
 	}
 	file := filepath.Join(s.dir, fmt.Sprintf("request-%d.json", s.asked.Add(1)))
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		return "", fmt.Errorf("write evaluation request: %w", err)
-	}
-	return file, nil
+	args = append([]string{"--eval", "--read-write-mode", "--show-trace", filepath.Join(s.dir, "nix/main.nix"),
+		"--argstr", "nxRequest", file}, s.Args...)
+	return s.Nix.Instantiate, args, os.WriteFile(file, b, 0o600)
 }
 
 // foreign tells whether file is no file of the user's: nixpkgs', Nix' or ours.
 func (s *session) foreign(file string) bool {
+	if s.flake != "" {
+		return s.foreignToFlake(file)
+	}
 	return !filepath.IsAbs(file) || within(file, s.dir) || s.nixpkgs != "" && within(file, s.nixpkgs)
 }
 

@@ -1,5 +1,170 @@
 package network
 
-// Formats are the forms of networks: the tools whose files are read. Which form
-// a file has is seen by its attributes, in nix/form.nix.
-var Formats = []string{"nixops", "morph", "colmena", "nixus"}
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+)
+
+// Formats are the forms of networks: the tools whose files are read, and flake
+// for the nixosConfigurations of one. Which form a file has is seen by its
+// attributes, in nix/form.nix and nix/flakes.nix.
+var Formats = []string{"nixops", "morph", "colmena", "nixus", "flake"}
+
+// flakeURL matches what names a flake by a scheme: "github:nixos/nixpkgs",
+// "git+https://example.org/x", "path:/etc/nixos" (Nix manual, flake references).
+var flakeURL = regexp.MustCompile(`^[a-z][a-z0-9+.-]*:`)
+
+// isFlake tells whether file names a flake: a folder with flake.nix or, where
+// there is no such file, a URL. A forced format has the last word where it is of
+// files alone or of flakes alone.
+func isFlake(file, format string) bool {
+	switch format {
+	case "flake":
+		return true
+	case "morph", "nixus":
+		return false
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return flakeURL.MatchString(file)
+	}
+	if !info.IsDir() {
+		return false
+	}
+	_, err = os.Stat(filepath.Join(file, "flake.nix"))
+	return err == nil
+}
+
+// openFlake is what open does for a network that is a flake.
+func (s *session) openFlake(ref string) error {
+	if len(s.Files) > 1 {
+		return fmt.Errorf("read network %s: a flake is a network by itself, and %d are named", ref, len(s.Files))
+	}
+	if strings.Contains(ref, "#") {
+		return fmt.Errorf("read network %s: a flake is named without an attribute: which ones it has is seen, or said by --network-format", ref)
+	}
+	s.flake = ref
+	folder := ref
+	if _, err := os.Stat(ref); err == nil {
+		// A relative one could be a name in the registry.
+		var err error
+		if folder, err = filepath.Abs(ref); err != nil {
+			return fmt.Errorf("read network %s: %w", ref, err)
+		}
+		s.flake = folder
+	}
+	folder, _, _ = strings.Cut(folder, "?")
+	s.name, s.uuid = s.deployment(folder)
+	return nil
+}
+
+// flakeArgs writes r and returns the arguments of "nix eval" that have it
+// answered. As a flake is evaluated purely, what it is called with comes as a
+// file too.
+func (s *session) flakeArgs(r request) ([]string, error) {
+	folder := filepath.Join(s.dir, fmt.Sprintf("request-%d", s.asked.Add(1)))
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return nil, err
+	}
+	r.Facts, r.System = Facts{}, nixSystem()
+	b, err := json.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	given, others := splitArgs(s.Args)
+	if err := errors.Join(os.WriteFile(filepath.Join(folder, "request.json"), b, 0o600),
+		os.WriteFile(filepath.Join(folder, "arguments.nix"), nixArguments(given), 0o600)); err != nil {
+		return nil, err
+	}
+	args := []string{"--no-eval-cache", "--no-write-lock-file", "--show-trace", pathURL(filepath.Join(s.dir, "nix")) + "#answer",
+		"--override-input", "network", s.flake, "--override-input", "request", pathURL(folder)}
+	for _, o := range s.OverrideInputs {
+		args = append(args, "--override-input", "network/"+o[0], o[1])
+	}
+	return append(args, others...), nil
+}
+
+// foreignToFlake tells whether file is not the flake's own. Before it is known
+// where that is in the store, it is told from nx's expressions, which are in the
+// store too, by what is beside it.
+func (s *session) foreignToFlake(file string) bool {
+	if s.own != "" {
+		return !within(file, s.own)
+	}
+	_, err := os.Stat(filepath.Join(filepath.Dir(file), "flakes.nix"))
+	return !filepath.IsAbs(file) || err == nil
+}
+
+// pathURL returns the flake reference of a folder.
+func pathURL(folder string) string { return "path:" + (&url.URL{Path: folder}).EscapedPath() }
+
+// splitArgs divides arguments of nix-instantiate into those that a network is
+// called with, as flag, name and value, and the others.
+func splitArgs(args []string) (given [][3]string, others []string) {
+	for len(args) > 0 {
+		n := 1
+		switch args[0] {
+		case "--arg", "--argstr", "--option":
+			n = 3
+		case "-I":
+			n = 2
+		}
+		n = min(n, len(args))
+		if n == 3 && args[0] != "--option" {
+			given = append(given, [3]string(args[:3]))
+		} else {
+			others = append(others, args[:n]...)
+		}
+		args = args[n:]
+	}
+	return given, others
+}
+
+// nixArguments returns the Nix expression of the set of what a network is called
+// with: expressions as the user wrote them, strings quoted.
+func nixArguments(given [][3]string) []byte {
+	var b bytes.Buffer
+	b.WriteString("{\n")
+	for _, a := range given {
+		value := "(" + a[2] + "\n)" // the line may end in a comment
+		if a[0] == "--argstr" {
+			value = nixString(a[2])
+		}
+		fmt.Fprintf(&b, "  %s = %s;\n", nixString(a[1]), value)
+	}
+	b.WriteString("}\n")
+	return b.Bytes()
+}
+
+// nixString returns the Nix expression of a string (Nix manual, string literals).
+func nixString(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "\r", `\r`).Replace(s) + `"`
+}
+
+// nixSystem is this machine's platform as Nix calls it.
+func nixSystem() string {
+	cpu := map[string]string{"amd64": "x86_64", "arm64": "aarch64", "386": "i686"}[runtime.GOARCH]
+	if cpu == "" {
+		cpu = runtime.GOARCH
+	}
+	return cpu + "-" + runtime.GOOS
+}
+
+// A lockNotice is what Nix says of our own flake, which has no lock file: three
+// kinds of lines that begin so.
+func lockNotice(line string) bool {
+	for _, start := range []string{"warning: not writing modified lock file of flake 'path:", "• Added input '", "• Updated input '", "    'path:", "    '", "    follows '"} {
+		if strings.HasPrefix(line, start) {
+			return true
+		}
+	}
+	return false
+}

@@ -22,14 +22,16 @@ import (
 
 // A Network is a list of network files and how they are to be evaluated.
 type Network struct {
-	Files  []string // in order; later ones add to earlier ones
+	Files  []string // in order; later ones add to earlier ones; or a flake reference
 	Format string   // one of Formats; empty: what the files show
-	Args   []string // for nix-instantiate: --arg, --argstr, -I, --option, with their values
-	Name   string   // the deployment's; empty: that of the first file's folder
-	UUID   string   // the deployment's; empty: derived from its name
-	Jobs   int      // evaluators at a time, at most; 0: DefaultJobs
-	Nix    Evaluator
-	Log    *slog.Logger
+	// OverrideInputs are names of a flake's inputs and the flakes to use instead.
+	OverrideInputs [][2]string
+	Args           []string // for nix-instantiate: --arg, --argstr, -I, --option, with their values
+	Name           string   // the deployment's; empty: that of the first file's folder
+	UUID           string   // the deployment's; empty: derived from its name
+	Jobs           int      // evaluators at a time, at most; 0: DefaultJobs
+	Nix            Evaluator
+	Log            *slog.Logger
 
 	warned sync.Once
 }
@@ -40,6 +42,8 @@ type Evaluator interface {
 	// standard error to line, without the newline, as it comes. The error says
 	// how the process ended, not what it wrote.
 	Instantiate(ctx context.Context, args []string, line func(string)) error
+	// EvalFlake runs "nix eval" with args in the same way.
+	EvalFlake(ctx context.Context, args []string, line func(string)) error
 }
 
 // About is what the files say of the network as a whole.
@@ -47,7 +51,8 @@ type About struct {
 	Form           string // one of Formats
 	Description    string
 	EnableRollback bool
-	Nixpkgs        string   // the folder of the nixpkgs in use
+	Nixpkgs        string   // the folder of the nixpkgs in use; empty for a flake
+	Own            string   // a flake's own folder in the store
 	Machines       []string // names, sorted
 	Resources      []struct{ Type, Name string }
 	Warnings       []string // what the files ask for and do not get

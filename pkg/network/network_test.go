@@ -57,7 +57,7 @@ func onEach(t *testing.T, f func(t *testing.T, nixpkgs string)) {
 func testNetwork(files ...string) *Network {
 	n := &Network{Nix: &nixcmd.Nix{}, Name: "test"}
 	for _, f := range files {
-		if !filepath.IsAbs(f) {
+		if !filepath.IsAbs(f) && !strings.Contains(f, ":") {
 			f = filepath.Join("testdata/networks", f)
 		}
 		n.Files = append(n.Files, f)
@@ -590,6 +590,10 @@ type script struct {
 
 	mu        sync.Mutex
 	processes [][]string
+}
+
+func (s *script) EvalFlake(context.Context, []string, func(string)) error {
+	return errors.New("no flake is evaluated here")
 }
 
 func (s *script) Instantiate(_ context.Context, args []string, line func(string)) error {

@@ -61,6 +61,12 @@ func (n *Nix) Instantiate(ctx context.Context, args []string, line func(string))
 	})
 }
 
+// EvalFlake runs nix eval with args, as Instantiate runs nix-instantiate.
+func (n *Nix) EvalFlake(ctx context.Context, args []string, line func(string)) error {
+	args = append([]string{"eval", "--extra-experimental-features", "nix-command flakes"}, args...)
+	return follow(n.command(ctx, "nix", args...), line)
+}
+
 // follow runs cmd and hands each line of its standard error to line.
 func follow(cmd *exec.Cmd, line func(string)) error {
 	// A writer rather than a pipe that is read here: what a command left behind,

@@ -1,6 +1,4 @@
 # What nx asks of a machine of colmena's, however it was evaluated: { <name>.config }.
-{ lib }:
-
 let
   record = import ./record.nix;
 
@@ -33,7 +31,7 @@ in
       target = record.given (targetOf cfg);
       deployment = {
         inherit (cfg) allowLocalDeployment buildOnTarget replaceUnknownProfiles;
-        keys = lib.mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ]) cfg.keys;
+        keys = builtins.mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ]) cfg.keys;
       };
     };
 }

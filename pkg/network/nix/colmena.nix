@@ -78,7 +78,7 @@ let
     specialArgs = { modulesPath = toString (pkgs.path + "/nixos/modules"); } // specialArgs light name;
   });
 
-  answers = import ./colmena-answers.nix { inherit lib; };
+  answers = import ./colmena-answers.nix;
 in
 {
   about = {

@@ -1,7 +1,8 @@
 # Networks as NixOps 1.7 and 2.0 define them: attribute sets, or functions to
 # such, merged name by name.
 {
-  files # paths, in the order given
+  files ? [ ] # paths, in the order given
+, flake ? null # { file, network, system }: what a flake has instead of files
 , arguments # what network functions are called with
 , deployment # { name, uuid }
 , facts # { machines.<name>, resources.<type>.<name> }: what host records say
@@ -10,7 +11,7 @@
 let
   inherit (builtins)
     attrNames attrValues catAttrs concatLists concatMap elem filter foldl' functionArgs genericClosure
-    intersectAttrs isAttrs isFunction listToAttrs map mapAttrs;
+    head intersectAttrs isAttrs isFunction listToAttrs map mapAttrs;
 
   optional = condition: value: if condition then [ value ] else [ ];
   names = sets: attrNames (foldl' (all: set: all // set) { } sets);
@@ -28,7 +29,8 @@ let
     else throw "${toString file} is a ${builtins.typeOf network}, not a set of machines";
 
   # The files with those they require, each once.
-  loaded = map ({ file, ... }: load file) (genericClosure {
+  loaded = if flake != null then [ { inherit (flake) file; network = call flake.network; } ]
+  else map ({ file, ... }: load file) (genericClosure {
     startSet = map (file: { key = toString file; inherit file; }) files;
     operator = { file, ... }: map (file: { key = toString file; inherit file; })
       ((load file).network.require or [ ]);
@@ -43,7 +45,7 @@ let
 
   nixpkgs =
     let
-      named = settings.nixpkgs or <nixpkgs>;
+      named = if flake != null then flakeInput else settings.nixpkgs or <nixpkgs>;
       # A nixpkgs that was imported knows where it came from; a source that was
       # fetched, by niv or fetchGit, is where it is.
       path = toString (if isAttrs named then named.outPath or named.path else named);
@@ -56,8 +58,15 @@ let
     else if !builtins.pathExists (found + "/nixos/lib/eval-config.nix") then
       throw "${toString found} is no nixpkgs: it has no nixos/lib/eval-config.nix"
     else found;
-  lib = import (nixpkgs + "/lib");
-  evalConfig = import (nixpkgs + "/nixos/lib/eval-config.nix");
+  lib = if flake != null then flakeInput.lib else import (nixpkgs + "/lib");
+  evalConfig =
+    if flake == null then import (nixpkgs + "/nixos/lib/eval-config.nix")
+    # As NixOps 2: the flake's own nixosSystem, for this machine's platform unless told.
+    else { modules, specialArgs }: flakeInput.lib.nixosSystem {
+      inherit specialArgs;
+      modules = modules ++ [ { _file = "nx/network"; nixpkgs.system = lib.mkDefault flake.system; } ];
+    };
+  flakeInput = (head networks).nixpkgs or (throw "nixopsConfigurations.default has no nixpkgs");
 
   # Give a module the file that messages name. It is not wrapped in another
   # module's imports: that would reorder the definitions of lists.
@@ -141,7 +150,8 @@ let
       arguments = {
         inherit name nodes resources lib;
         inherit (deployment) uuid;
-        pkgs = import nixpkgs { config = { }; overlays = [ ]; };
+        pkgs = import nixpkgs ({ config = { }; overlays = [ ]; }
+          // (if flake == null then { } else { inherit (flake) system; }));
       };
       definition = value:
         let loaded = if isAttrs value || isFunction value then value else import value;
