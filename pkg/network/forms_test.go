@@ -344,3 +344,74 @@ func TestFormDerivationsOfPeers(t *testing.T) {
 		})
 	})
 }
+
+// A nixpkgs comes as Nix resolves it, in every form, for each machine where the
+// form has that; where it comes from makes no difference to what it gives.
+func TestNixpkgsSources(t *testing.T) {
+	const machine = `{ boot.isContainer = true; networking.hostName = "here"; }`
+	networks := map[string]string{
+		"nixops":                `{ network.nixpkgs = SOURCE; here = MACHINE; }`,
+		"nixops, imported":      `{ network.nixpkgs = import SOURCE { }; here = MACHINE; }`,
+		"morph":                 `{ network.pkgs = import SOURCE { }; here = MACHINE; }`,
+		"colmena":               `{ meta.nixpkgs = SOURCE; here = MACHINE; }`,
+		"colmena, of a machine": `{ meta.nixpkgs = <nixpkgs>; meta.nodeNixpkgs.here = SOURCE; here = MACHINE; }`,
+		"nixus":                 `{ nodes.here = { host = "here"; nixpkgs = SOURCE; configuration = MACHINE; }; }`,
+	}
+	onEachNix(t, func(t *testing.T) {
+		standIn := trees(t)["stand-in"]
+		dir := t.TempDir()
+		copied := filepath.Join(dir, "nixpkgs")
+		if err := os.CopyFS(copied, os.DirFS(standIn)); err != nil {
+			t.Fatal(err)
+		}
+		// What is fetched says so by its version.
+		if err := os.WriteFile(filepath.Join(copied, ".version"), []byte("27.05"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		command(t, copied, "git", "init", "-q", "-b", "main")
+		command(t, copied, "git", "add", "-A")
+		command(t, copied, "git", "-c", "user.name=test", "-c", "user.email=test@example.org", "commit", "-q", "-m", "first")
+		rev := command(t, copied, "git", "rev-parse", "HEAD")
+		command(t, copied, "git", "archive", "--prefix=nixpkgs/", "-o", filepath.Join(dir, "nixpkgs.tar.gz"), "HEAD")
+		store := command(t, dir, "nix-store", "--add", copied)
+		fetched := command(t, dir, "nix-prefetch-url", "--unpack", "file://"+dir+"/nixpkgs.tar.gz")
+		tarball := `{ url = "file://` + dir + `/nixpkgs.tar.gz"; sha256 = "` + fetched + `"; }`
+		// As niv's and npins' generated files: sets that stand for where they are.
+		if err := os.WriteFile(filepath.Join(dir, "sources.nix"),
+			[]byte(`{ nixpkgs = { version = 3; outPath = builtins.fetchTarball `+tarball+`; }; }`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(copied, filepath.Join(dir, "channel")); err != nil {
+			t.Fatal(err)
+		}
+		t.Setenv("NIX_PATH", "nixpkgs="+standIn+":"+dir+":pinned="+copied)
+		sources := map[string]string{
+			"path":         copied,
+			"NIX_PATH":     "<pinned>",
+			"channel":      "<channel>",
+			"fetchTarball": `(builtins.fetchTarball ` + tarball + `)`,
+			"fetchGit":     `(builtins.fetchGit { url = "file://` + copied + `"; rev = "` + rev + `"; ref = "main"; })`,
+			"sources":      "(import " + dir + "/sources.nix).nixpkgs",
+			"store":        "(builtins.storePath " + store + ")",
+		}
+		for form, network := range networks {
+			var want string
+			for _, source := range slices.Sorted(maps.Keys(sources)) {
+				if form == "nixops, imported" && source == "channel" {
+					continue // a link that is imported is a path of its own
+				}
+				text := strings.NewReplacer("SOURCE", sources[source], "MACHINE", machine).Replace(network)
+				s := evaluate(t, testNetwork(write(t, text)), Facts{})["here"]
+				if s.Err != nil || !strings.Contains(string(s.DrvPath), "-nixos-system-here-27.05") {
+					t.Errorf("%s from %s: %s, error %v", form, source, s.DrvPath, s.Err)
+					continue
+				}
+				if want == "" {
+					want = string(s.DrvPath)
+				} else if string(s.DrvPath) != want {
+					t.Errorf("%s from %s is %s, elsewhere %s", form, source, s.DrvPath, want)
+				}
+			}
+		}
+	})
+}

@@ -1,5 +1,6 @@
 // Package network reads the user's network files: what machines and resources
-// they define, how those are deployed, and the derivation of each system.
+// they define, how those are deployed, and the derivation of each system. Files
+// of NixOps, morph, colmena and nixus are networks, and flakes.
 //
 // The files are evaluated by Nix with the expressions in nix/, which are part of
 // the binary; this package asks the questions and reads the answers. It knows no

@@ -118,7 +118,6 @@ func instantiate(t *testing.T, expression string) store.Path {
 }
 
 func TestEvaluate(t *testing.T) {
-	container := write(t, `{ machine-1.boot.isContainer = true; }`)
 	private := Facts{Machines: map[string]MachineFacts{"db": {PrivateIPv4: "10.9.8.7"}}}
 	admin := write(t, `{ web.services.httpd.adminAddr = "shop@example.org"; }`)
 	tests := []struct {
@@ -147,7 +146,7 @@ func TestEvaluate(t *testing.T) {
 			name: "addresses from the records, EC2", files: []string{"shop.nix", "shop-ec2.nix", admin}, facts: private,
 			want: map[string]System{"db": {}, "web": {}},
 		},
-		{name: "a droplet", files: []string{"droplet.nix", container}, want: map[string]System{"machine-1": {}}},
+		{name: "a droplet", files: []string{"droplet.nix"}, want: map[string]System{"machine-1": {}}},
 		{name: "a bucket's name", files: []string{"buckets.nix"}, want: map[string]System{"vault": {}}},
 	}
 	onEach(t, func(t *testing.T, _ string) {

@@ -7,7 +7,7 @@
 }:
 
 let
-  inherit (builtins) attrNames elem filter isAttrs isFunction isList isPath;
+  inherit (builtins) attrNames elem filter isAttrs isFunction isList isPath isString;
 
   reserved = [ "defaults" "network" "meta" ];
   machineNames = filter (name: !elem name reserved) (attrNames hive);
@@ -18,7 +18,8 @@ let
 
   # A package set from what the hive calls so: that itself, its function, or its path.
   packages = option: value:
-    if isPath value || isAttrs value && value ? outPath then
+    # A string too, as that is what fetchTarball makes.
+    if isPath value || isString value || isAttrs value && value ? outPath then
       if hermetic then mustBeImported option else packages option (import value)
     else if isFunction value then
       if hermetic then mustBeImported option else value { overlays = [ ]; }

@@ -88,6 +88,7 @@ let
 
   machineModules = name: modulesOf name ++ modulesOf "defaults" ++ [
     ./deployment.nix
+    ./digitalocean.nix
     {
       _file = "nx/network";
       networking.hostName = lib.mkOverride 900 name;
