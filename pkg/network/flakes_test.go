@@ -67,9 +67,10 @@ func TestFlake(t *testing.T) {
 			Deployment: []byte(`{"buildOnTarget":true,"hasFastConnection":false,"keys":{},"magicRollback":false,"successTimeout":60}`),
 		},
 		"own": {
-			Tags:       []string{"own"},
-			Target:     []byte(`{"host":"own.example.org","port":2200}`),
-			Deployment: []byte(`{"buildOnTarget":false,"hasFastConnection":false,"keys":{}}`),
+			Tags:   []string{"own"},
+			Target: []byte(`{"host":"own.example.org","port":2200}`),
+			Deployment: []byte(`{"buildOnTarget":false,"hasFastConnection":false,"keys":{"token":{"contents":{"option":"deployment.keys.token.keyCommand"},` +
+				`"destDir":"/run/keys","group":"root","name":"token","permissions":"0400","uploadAt":"pre-activation","user":"root"}}}`),
 		},
 	}
 	onEachFlakeNix(t, func(t *testing.T, nixpkgs string) {

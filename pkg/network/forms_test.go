@@ -28,6 +28,17 @@ func onEachNix(t *testing.T, f func(t *testing.T)) {
 	})
 }
 
+// everywhere runs f with each nixpkgs as <nixpkgs>, and with the newer Nix.
+func everywhere(t *testing.T, f func(t *testing.T)) {
+	onEach(t, func(t *testing.T, _ string) { f(t) })
+	t.Run("nix-new", func(t *testing.T) {
+		testhost.Need(t, "nix-new")
+		t.Setenv("NIX_PATH", "nixpkgs="+trees(t)["stand-in"])
+		t.Setenv("PATH", filepath.Join(os.Getenv("NXTEST_NIX_NEW"), "bin")+":"+os.Getenv("PATH"))
+		f(t)
+	})
+}
+
 func TestFormIsSeen(t *testing.T) {
 	module := `{ config, ... }: `
 	tests := []struct {
@@ -264,17 +275,15 @@ func TestFormDerivations(t *testing.T) {
 			modules = [ (` + here + `/board-configuration.nix) { systemd.services.sshd.stopIfChanged = lib.mkForce true; } ];
 		}).config.system.build.toplevel`},
 	}
-	onEachNix(t, func(t *testing.T) {
-		onEach(t, func(t *testing.T, _ string) {
-			for _, tt := range tests {
-				t.Run(tt.name, func(t *testing.T) {
-					want := instantiate(t, fmt.Sprintf(prelude, here, tt.file)+tt.expression)
-					if s := evaluate(t, testNetwork(tt.file), Facts{}, tt.name)[tt.name]; s.Err != nil || s.DrvPath != want {
-						t.Errorf("%s is %s (%v), nix-instantiate gives %s", tt.name, s.DrvPath, s.Err, want)
-					}
-				})
-			}
-		})
+	everywhere(t, func(t *testing.T) {
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				want := instantiate(t, fmt.Sprintf(prelude, here, tt.file)+tt.expression)
+				if s := evaluate(t, testNetwork(tt.file), Facts{}, tt.name)[tt.name]; s.Err != nil || s.DrvPath != want {
+					t.Errorf("%s is %s (%v), nix-instantiate gives %s", tt.name, s.DrvPath, s.Err, want)
+				}
+			})
+		}
 	})
 }
 
@@ -311,37 +320,35 @@ func TestFormDerivationsOfPeers(t *testing.T) {
 		{"nixus", bare, `mapAttrs (_: n: n.configuration.system.build.toplevel.drvPath) (removeAttrs (import ` + nixus + ` ` + bare + `).config.nodes [ "unused" ])`},
 		{"made by nixus", made, `mapAttrs (_: n: n.configuration.system.build.toplevel.drvPath) (removeAttrs (import ` + made + `).config.nodes [ "unused" ])`},
 	}
-	onEachNix(t, func(t *testing.T) {
-		onEach(t, func(t *testing.T, _ string) {
-			for _, tt := range tests {
-				t.Run(tt.name, func(t *testing.T) {
-					n := testNetwork(tt.file)
-					if tt.name == "nixus" {
-						n.Format = "nixus"
+	everywhere(t, func(t *testing.T) {
+		for _, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				n := testNetwork(tt.file)
+				if tt.name == "nixus" {
+					n.Format = "nixus"
+				}
+				cmd := exec.Command("nix-instantiate", "--eval", "--strict", "--read-write-mode", "--json", "--expr", "with builtins; "+tt.expression)
+				var stderr bytes.Buffer
+				cmd.Stderr = &stderr
+				out, err := cmd.Output()
+				if err != nil {
+					t.Fatalf("%v: %s", err, stderr.Bytes())
+				}
+				want := map[string]string{}
+				if err := json.Unmarshal(out, &want); err != nil {
+					t.Fatal(err)
+				}
+				for name, s := range evaluate(t, n, Facts{}) {
+					if s.Err != nil || string(s.DrvPath) != want[name] {
+						t.Errorf("%s is %s (%v), want %s", name, s.DrvPath, s.Err, want[name])
 					}
-					cmd := exec.Command("nix-instantiate", "--eval", "--strict", "--read-write-mode", "--json", "--expr", "with builtins; "+tt.expression)
-					var stderr bytes.Buffer
-					cmd.Stderr = &stderr
-					out, err := cmd.Output()
-					if err != nil {
-						t.Fatalf("%v: %s", err, stderr.Bytes())
-					}
-					want := map[string]string{}
-					if err := json.Unmarshal(out, &want); err != nil {
-						t.Fatal(err)
-					}
-					for name, s := range evaluate(t, n, Facts{}) {
-						if s.Err != nil || string(s.DrvPath) != want[name] {
-							t.Errorf("%s is %s (%v), want %s", name, s.DrvPath, s.Err, want[name])
-						}
-						delete(want, name)
-					}
-					if len(want) > 0 {
-						t.Errorf("not evaluated: %v", want)
-					}
-				})
-			}
-		})
+					delete(want, name)
+				}
+				if len(want) > 0 {
+					t.Errorf("not evaluated: %v", want)
+				}
+			})
+		}
 	})
 }
 

@@ -94,7 +94,9 @@ let
             magicRollback = node.magicRollback or null;
             successTimeout = node.confirmTimeout or null;
             switchTimeout = node.activationTimeout or null;
-            keys = mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ]) (cfg.keys or { });
+            # Options of that name are the configuration's own; keys are those that are as NixOps' and colmena's.
+            keys = mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ])
+              (record.where (key: key ? text && key ? keyFile && key ? keyCommand && key ? destDir) (cfg.keys or { }));
           };
         };
     };

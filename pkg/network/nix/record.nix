@@ -4,8 +4,9 @@ let
   inherit (builtins) attrNames filter genList head elemAt length mapAttrs;
 in
 rec {
-  # The members that have a value.
-  given = set: removeAttrs set (filter (name: set.${name} == null) (attrNames set));
+  # The members whose value is so.
+  where = is: set: removeAttrs set (filter (name: !(is set.${name})) (attrNames set));
+  given = where (value: value != null);
 
   option = name: { option = name; };
 

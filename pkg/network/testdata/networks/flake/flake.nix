@@ -17,6 +17,9 @@
           targetHost = "own.example.org";
           targetPort = 2200;
           tags = [ config.networking.hostName ];
+          keys.token = { name = "token"; text = null; keyFile = null; keyCommand = [ "echo" "not-in-any-record" ];
+            destDir = "/run/keys"; user = "root"; group = "root"; permissions = "0400"; };
+          keys.other.shape = "another";
         };
       });
       deploy.sshUser = "deploy";
