@@ -30,8 +30,9 @@ type commands struct {
 type evaluate struct {
 	cli.Network
 	cli.Files
-	All       bool   `help:"Evaluate every machine of the network and read no records."`
-	GCRootDir string `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's derivation by a link in DIR (default: .nx/drvs under --root)."`
+	All       bool     `help:"Evaluate every machine of the network and read no records."`
+	MaxMemory cli.Size `placeholder:"SIZE" help:"End an evaluator that has taken more memory, such as 2G, after the host it crossed that with, and go on in a new one (default: what the machine has for each of -j)."`
+	GCRootDir string   `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's derivation by a link in DIR (default: .nx/drvs under --root)."`
 }
 
 // Run is called by cli.Main after the flags are parsed.
@@ -51,7 +52,7 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process) error {
 	}
 	nix := &nixcmd.Nix{Log: p.Log}
 	n := &network.Network{Files: c.File, Format: c.Format, OverrideInputs: c.OverrideInput, Args: c.NixArgs(), Name: c.Name, UUID: remembered.UUID(),
-		Jobs: p.Jobs, Nix: nix, Log: p.Log}
+		Jobs: p.Jobs, MaxMemory: int64(c.MaxMemory), Nix: nix, Log: p.Log}
 	if c.GCRootDir == "" {
 		c.GCRootDir = filepath.Join(p.Root, ".nx/drvs")
 	}

@@ -1,7 +1,6 @@
 package network
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"embed"
@@ -11,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -34,6 +32,7 @@ type session struct {
 	nixpkgs    string // known after about
 	own        string // a flake's folder in the store, known after about
 	mark       string
+	limits     limits
 	asked      atomic.Int32
 }
 
@@ -148,25 +147,8 @@ func (s *session) about(ctx context.Context) (*About, error) {
 	return a, nil
 }
 
-// ask has items evaluated one after the other and calls tell for each, in
-// order. An item that ends the evaluator, by whatever error or crash, gets the
-// error; the items behind it are asked again. Once ctx is done, the rest is left.
-func (s *session) ask(ctx context.Context, answer string, items []item, tell func(it item, answer []byte, err error)) {
-	for len(items) > 0 && ctx.Err() == nil {
-		answered, err := s.evaluate(ctx, answer, items, tell)
-		items = items[answered:]
-		if len(items) == 0 || ctx.Err() != nil {
-			return
-		}
-		if err == nil {
-			err = errors.New("the evaluator ended without an answer")
-		}
-		tell(items[0], nil, err)
-		items = items[1:]
-	}
-}
-
-// evaluate runs one evaluator over items and returns how many it answered.
+// evaluate runs one evaluator over items and returns how many it answered. It
+// returns errMemory when it ended it for the memory it had.
 func (s *session) evaluate(ctx context.Context, answer string, items []item, tell func(it item, answer []byte, err error)) (int, error) {
 	run, args, err := s.command(request{Mark: s.mark, Answer: answer, Items: items, Files: s.files, Format: s.Format,
 		Deployment: map[string]string{"name": s.name, "uuid": s.uuid}, Facts: s.facts})
@@ -176,12 +158,17 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 	answered := 0
 	last := "" // what Nix said last: why it was aborted, when it was
 	var said transcript
-	err = run(ctx, args, func(line string) {
+	child, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	err = run(child, args, s.limits.env, func(line string, pid int) {
 		if _, json, ok := strings.Cut(line, s.mark); ok && answered < len(items) {
 			it := items[answered]
 			answered++
 			said.reset(s.logger(it))
 			tell(it, []byte(json), nil)
+			if s.limits.memory > 0 && answered < len(items) && peakMemory(pid) > s.limits.memory {
+				end(errMemory)
+			}
 			return
 		}
 		if said.add(line) || answered == len(items) || s.flake != "" && lockNotice(line) {
@@ -190,6 +177,9 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 		last = line
 		s.logger(items[answered]).Info("output", "line", line)
 	})
+	if context.Cause(child) == errMemory {
+		return answered, errMemory
+	}
 	if err != nil && !said.empty() {
 		err = said.failure(s.foreign, s.cwd)
 	} else if err != nil && last != "" {
@@ -207,8 +197,11 @@ func (s *session) logger(it item) *slog.Logger {
 	return s.log().With("host", it.Name)
 }
 
+// A runner is one of the methods of an Evaluator.
+type runner func(ctx context.Context, args, env []string, line func(line string, pid int)) error
+
 // command writes r for the evaluator and returns what to run, with which arguments.
-func (s *session) command(r request) (run func(context.Context, []string, func(string)) error, args []string, err error) {
+func (s *session) command(r request) (run runner, args []string, err error) {
 	if s.flake != "" {
 		args, err = s.flakeArgs(r)
 		return s.Nix.EvalFlake, args, err
@@ -232,22 +225,3 @@ func (s *session) foreign(file string) bool {
 }
 
 func within(file, dir string) bool { return strings.HasPrefix(file, strings.TrimSuffix(dir, "/")+"/") }
-
-// availableMemory returns the bytes that can be used without swapping
-// (proc_meminfo(5), MemAvailable), much where that is not known.
-func availableMemory() int {
-	const unknown = 1 << 40
-	f, err := os.Open("/proc/meminfo")
-	if err != nil {
-		return unknown
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		if words := strings.Fields(lines.Text()); len(words) > 1 && words[0] == "MemAvailable:" {
-			if kb, err := strconv.Atoi(words[1]); err == nil {
-				return kb << 10
-			}
-		}
-	}
-	return unknown
-}

@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"runtime"
 	"sync"
 
 	"nx/pkg/store"
@@ -31,20 +30,27 @@ type Network struct {
 	Name           string   // the deployment's; empty: that of the first file's folder
 	UUID           string   // the deployment's; empty: derived from its name
 	Jobs           int      // evaluators at a time, at most; 0: DefaultJobs
-	Nix            Evaluator
-	Log            *slog.Logger
+
+	// MaxMemory bounds each evaluator, in bytes: one that had more in use is ended
+	// after the machine it crossed that with. 0: what the machine has for each.
+	MaxMemory int64
+
+	Nix Evaluator
+	Log *slog.Logger
 
 	warned sync.Once
 }
 
 // An Evaluator runs Nix' evaluator.
 type Evaluator interface {
-	// Instantiate runs nix-instantiate with args and hands each line of its
-	// standard error to line, without the newline, as it comes. The error says
-	// how the process ended, not what it wrote.
-	Instantiate(ctx context.Context, args []string, line func(string)) error
+	// Instantiate runs nix-instantiate with args, and with env over this
+	// process's environment, and hands each line of its standard error to line,
+	// without the newline, as it comes, with the id of the process. The error
+	// says how the process ended, not what it wrote; it wraps the
+	// [*exec.ExitError] where it has one.
+	Instantiate(ctx context.Context, args, env []string, line func(line string, pid int)) error
 	// EvalFlake runs "nix eval" with args in the same way.
-	EvalFlake(ctx context.Context, args []string, line func(string)) error
+	EvalFlake(ctx context.Context, args, env []string, line func(line string, pid int)) error
 }
 
 // About is what the files say of the network as a whole.
@@ -211,20 +217,7 @@ func (n *Network) Evaluate(ctx context.Context, names []string, facts Facts, don
 		}
 		done(sys)
 	}
-	var wg sync.WaitGroup
-	queue := make(chan []item)
-	for range n.workers(len(items)) {
-		wg.Go(func() {
-			for chunk := range queue {
-				s.ask(ctx, "system", chunk, system)
-			}
-		})
-	}
-	for chunk := range chunks(items, n.workers(len(items))) {
-		queue <- chunk
-	}
-	close(queue)
-	wg.Wait()
+	s.askAll(ctx, "system", items, system)
 	return ctx.Err()
 }
 
@@ -239,41 +232,6 @@ func parseSystem(name string, answer []byte) (System, error) {
 	}
 	drv, err := store.ParseDerivation(a.DrvPath)
 	return System{Name: name, DrvPath: drv, Platform: a.System, Target: a.Target, Tags: a.Tags, Deployment: a.Deployment}, err
-}
-
-// DefaultJobs is how many evaluators this machine has processors and memory for.
-// Each takes up to 2.5 GB where NixOS is real.
-func DefaultJobs() int { return max(1, min(runtime.NumCPU(), availableMemory()/(5<<29))) }
-
-// workers returns how many evaluators to run for so many machines. To start one
-// costs more than to give a further machine to one that runs.
-func (n *Network) workers(machines int) int {
-	jobs := n.Jobs
-	if jobs <= 0 {
-		jobs = DefaultJobs()
-	}
-	return max(1, min(jobs, (machines+1)/2))
-}
-
-// largestChunk bounds how many machines one evaluator takes at a time, so that
-// one that is slow does not hold up the rest.
-const largestChunk = 5
-
-// chunks divides items among so many workers.
-func chunks(items []item, workers int) func(yield func([]item) bool) {
-	size := (len(items) + workers - 1) / workers
-	if size > largestChunk && workers > 1 {
-		size = largestChunk
-	}
-	return func(yield func([]item) bool) {
-		for len(items) > 0 {
-			n := min(size, len(items))
-			if !yield(items[:n:n]) {
-				return
-			}
-			items = items[n:]
-		}
-	}
 }
 
 // deployment returns the name and UUID of the deployment whose first file is in folder.

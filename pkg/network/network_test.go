@@ -10,9 +10,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"nx/pkg/nixcmd"
@@ -591,11 +593,12 @@ type script struct {
 	processes [][]string
 }
 
-func (s *script) EvalFlake(context.Context, []string, func(string)) error {
+func (s *script) EvalFlake(context.Context, []string, []string, func(string, int)) error {
 	return errors.New("no flake is evaluated here")
 }
 
-func (s *script) Instantiate(_ context.Context, args []string, line func(string)) error {
+func (s *script) Instantiate(ctx context.Context, args, _ []string, line func(string, int)) error {
+	say := func(l string) { line(l, os.Getpid()) }
 	b, err := os.ReadFile(args[slices.Index(args, "nxRequest")+1])
 	if err != nil {
 		return err
@@ -605,7 +608,7 @@ func (s *script) Instantiate(_ context.Context, args []string, line func(string)
 		return err
 	}
 	if q.Items[0].Kind == "network" {
-		line(q.Mark + s.about)
+		say(q.Mark + s.about)
 		return nil
 	}
 	var names []string
@@ -616,14 +619,17 @@ func (s *script) Instantiate(_ context.Context, args []string, line func(string)
 	s.processes = append(s.processes, names)
 	s.mu.Unlock()
 	for _, name := range names {
-		line("trace: looking at " + name)
-		line("error: this is a trace of the user's too")
+		say("trace: looking at " + name)
+		say("error: this is a trace of the user's too")
 		if s.crash[name] {
 			return errors.New("signal: killed")
 		}
-		line("trace: " + q.Mark + `{"drvPath":"` + store.Dir + `/00000000000000000000000000000000-x.drv","system":"` + name + `"}`)
+		say("trace: " + q.Mark + `{"drvPath":"` + store.Dir + `/00000000000000000000000000000000-x.drv","system":"` + name + `"}`)
 		if s.told != nil {
 			s.told(name)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -670,6 +676,129 @@ func TestDriver(t *testing.T) {
 	want := [][]string{names[0:5], names[4:5], names[5:10], names[10:12]}
 	if !slices.EqualFunc(s.processes, want, slices.Equal) {
 		t.Errorf("processes\n got %q\nwant %q", s.processes, want)
+	}
+}
+
+// An evaluator that has more memory than it may is ended after a machine, and the
+// rest goes on in a new one.
+func TestDriverMemory(t *testing.T) {
+	s := &script{about: `{"Machines":["a","b","c","d"]}`, crash: map[string]bool{"c": true}}
+	n := testNetwork("shop.nix")
+	n.Nix, n.Jobs, n.MaxMemory = s, 1, 1
+	var told []string
+	err := n.Evaluate(t.Context(), []string{"a", "b", "c", "d"}, Facts{}, func(sys System) {
+		told = append(told, fmt.Sprint(sys.Name, sys.Err != nil))
+	})
+	if want := []string{"afalse", "bfalse", "ctrue", "dfalse"}; err != nil || !slices.Equal(told, want) {
+		t.Errorf("told of %q, error %v, want %q", told, err, want)
+	}
+	if want := [][]string{{"a", "b", "c", "d"}, {"b", "c", "d"}, {"c", "d"}, {"d"}}; !slices.EqualFunc(s.processes, want, slices.Equal) {
+		t.Errorf("processes\n got %q\nwant %q", s.processes, want)
+	}
+}
+
+// deadly runs Nix with an evaluator that is killed when it comes to a machine:
+// that machine's first evaluators, as many as kills has for it.
+type deadly struct {
+	nixcmd.Nix
+	mu        sync.Mutex
+	kills     map[string]int
+	processes int
+}
+
+func (d *deadly) Instantiate(ctx context.Context, args, env []string, line func(string, int)) error {
+	d.mu.Lock()
+	d.processes++
+	d.mu.Unlock()
+	return d.Nix.Instantiate(ctx, args, env, func(l string, pid int) {
+		name, reached := strings.CutPrefix(l, "trace: reached ")
+		if d.mu.Lock(); reached && d.kills[name] > 0 {
+			d.kills[name]--
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				panic(err)
+			}
+		}
+		d.mu.Unlock()
+		line(l, pid)
+	})
+}
+
+// A machine whose evaluator is killed, as the kernel does for memory, is
+// evaluated again alone; killed again, it fails, and the others go on.
+func TestEvaluatorKilled(t *testing.T) {
+	t.Setenv("NIX_PATH", "nixpkgs="+trees(t)["stand-in"])
+	file := write(t, `let
+		# Long enough to be killed in.
+		reached = name: builtins.seq (builtins.trace "reached ${name}" name)
+			(builtins.foldl' (n: _: n) true (builtins.genList (n: n) (if builtins.elem name [ "m2" "m4" ] then 5000000 else 0)));
+	in builtins.listToAttrs (map (name: { inherit name; value = { boot.isContainer = reached name; }; })
+		[ "m1" "m2" "m3" "m4" "m5" ])`)
+	d := &deadly{kills: map[string]int{"m2": 1, "m4": 2}}
+	n := testNetwork(file)
+	n.Nix, n.Jobs = d, 1
+	got := evaluate(t, n, Facts{})
+	for name, s := range got {
+		if (s.Err != nil) != (name == "m4") {
+			t.Errorf("%s: error %v", name, s.Err)
+		}
+	}
+	var hinted interface{ Hint() string }
+	if err := got["m4"].Err; err == nil || !strings.Contains(err.Error(), "nix-instantiate: signal: killed") || !strings.HasSuffix(err.Error(), ", twice") || !errors.As(err, &hinted) {
+		t.Errorf("m4: error %v, want one that says so with a hint", err)
+	}
+	// About, twice; up to m2; m2; up to m4; m4; m5.
+	if want := 7; d.processes != want || d.kills["m2"]+d.kills["m4"] != 0 {
+		t.Errorf("%d processes with kills left %v, want %d and none", d.processes, d.kills, want)
+	}
+}
+
+// Nix' garbage collector is set as its user says, where the user does.
+func TestLimits(t *testing.T) {
+	for _, name := range []string{"GC_INITIAL_HEAP_SIZE", "GC_FREE_SPACE_DIVISOR"} {
+		t.Setenv(name, "")
+		if err := os.Unsetenv(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := &Network{MaxMemory: 1000}
+	if got, want := n.limits(2), (limits{1000, []string{"GC_INITIAL_HEAP_SIZE=900", "GC_FREE_SPACE_DIVISOR=1"}}); !reflect.DeepEqual(got, want) {
+		t.Errorf("limits %v, want %v", got, want)
+	}
+	t.Setenv("GC_INITIAL_HEAP_SIZE", "7")
+	if got, want := n.limits(2).env, []string{"GC_FREE_SPACE_DIVISOR=1"}; !slices.Equal(got, want) {
+		t.Errorf("environment %q, want %q", got, want)
+	}
+	n.MaxMemory = 0
+	if one, four := n.limits(1).memory, n.limits(4).memory; four < 1<<20 || one < 2*four {
+		t.Errorf("%d bytes for one worker, %d for each of four", one, four)
+	}
+}
+
+// Every item is in one chunk, and no worker gets all while others get none.
+func TestQueue(t *testing.T) {
+	tests := []struct {
+		items, workers int
+		want           []int
+	}{
+		{0, 2, nil},
+		{1, 1, []int{1}},
+		{3, 2, []int{2, 1}},
+		{10, 2, []int{5, 5}},
+		{12, 2, []int{5, 5, 2}},
+		{12, 1, []int{12}},
+		{20, 2, []int{5, 5, 5, 5}},
+		{200, 2, []int{50, 37, 28, 21, 16, 12, 9, 6, 5, 5, 5, 5, 1}},
+		{8, 4, []int{2, 2, 2, 2}},
+	}
+	for _, tt := range tests {
+		q := newQueue(make([]item, tt.items), tt.workers)
+		var got []int
+		for chunk := q.next(); len(chunk) > 0; chunk = q.next() {
+			got = append(got, len(chunk))
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%d items among %d workers: %v, want %v", tt.items, tt.workers, got, tt.want)
+		}
 	}
 }
 

@@ -26,6 +26,9 @@ type Nix struct {
 // killed: nix-store waits for its builders.
 const stopWait = 10 * time.Second
 
+// evalStopWait is the same for an evaluation.
+const evalStopWait = time.Second
+
 func (n *Nix) command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, append(args[:len(args):len(args)], n.Options...)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -48,23 +51,36 @@ func (n *Nix) log() *slog.Logger {
 // nothing comes of. Later versions say it only after a while.
 var busy = regexp.MustCompile(`^(warning|error): .*SQLite database '.*' is busy`)
 
-// Instantiate runs nix-instantiate with args and hands each line of its standard
-// error to line, without the newline, as it comes. The error says how the
+// Instantiate runs nix-instantiate with args, and with env over this process's
+// environment, and hands each line of its standard error to line, without the
+// newline, as it comes, with the id of the process. The error says how the
 // process ended, not what it wrote.
-func (n *Nix) Instantiate(ctx context.Context, args []string, line func(string)) error {
-	return follow(n.command(ctx, "nix-instantiate", args...), func(l string) {
+func (n *Nix) Instantiate(ctx context.Context, args, env []string, line func(line string, pid int)) error {
+	return n.evaluate(n.command(ctx, "nix-instantiate", args...), env, line)
+}
+
+// EvalFlake runs nix eval with args, as Instantiate runs nix-instantiate.
+func (n *Nix) EvalFlake(ctx context.Context, args, env []string, line func(line string, pid int)) error {
+	args = append([]string{"eval", "--extra-experimental-features", "nix-command flakes"}, args...)
+	return n.evaluate(n.command(ctx, "nix", args...), env, line)
+}
+
+// evaluate runs cmd, an evaluator.
+func (n *Nix) evaluate(cmd *exec.Cmd, env []string, line func(line string, pid int)) error {
+	cmd.Env = append(cmd.Env, env...)
+	// An evaluation looks for signals only where it writes to the store. Nothing
+	// is lost by killing it; the moment before is for builds that it waits for.
+	cmd.Cancel = func() error {
+		time.AfterFunc(evalStopWait, func() { _ = cmd.Process.Kill() })
+		return cmd.Process.Signal(syscall.SIGTERM)
+	}
+	return follow(cmd, func(l string) {
 		if busy.MatchString(l) {
 			n.log().Debug("output", "line", l)
 			return
 		}
-		line(l)
+		line(l, cmd.Process.Pid)
 	})
-}
-
-// EvalFlake runs nix eval with args, as Instantiate runs nix-instantiate.
-func (n *Nix) EvalFlake(ctx context.Context, args []string, line func(string)) error {
-	args = append([]string{"eval", "--extra-experimental-features", "nix-command flakes"}, args...)
-	return follow(n.command(ctx, "nix", args...), line)
 }
 
 // follow runs cmd and hands each line of its standard error to line.
