@@ -60,7 +60,7 @@ let
     else found;
   lib = if flake != null then flakeInput.lib else import (nixpkgs + "/lib");
   evalConfig =
-    if flake == null then import (nixpkgs + "/nixos/lib/eval-config.nix")
+    if flake == null then import ./shared.nix nixpkgs
     # As NixOps 2: the flake's own nixosSystem, for this machine's platform unless told.
     else { modules, specialArgs }: flakeInput.lib.nixosSystem {
       inherit specialArgs;
