@@ -5,12 +5,20 @@
 //
 //	nx-provision -f network.nix | nx-eval -f network.nix | nx-build
 //	nx-eval -f network.nix --all
+//	nx-eval list -f network.nix
+//	nx-eval query -f network.nix nodes.web.config.services.openssh.enable
 package main
 
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
+	"net"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"text/tabwriter"
 
 	"nx/pkg/cli"
 	"nx/pkg/eval"
@@ -23,36 +31,48 @@ import (
 
 type commands struct {
 	cli.Shared
+	cli.Network
+	MaxMemory cli.Size `placeholder:"SIZE" help:"End an evaluator that has taken more memory, such as 2G, after the host it crossed that with, and go on in a new one (default: what the machine has for each of -j)."`
+	ShowTrace bool     `help:"Show and record the whole of Nix' trace with an error, not only the steps in files of the network."`
 
-	Eval evaluate `cmd:"" default:"withargs" help:"Evaluate each host's system."`
+	Eval  evaluate `cmd:"" default:"withargs" help:"Evaluate each host's system."`
+	List  list     `cmd:"" help:"Show the network's hosts, their tags and targets, without evaluating their systems."`
+	Query query    `cmd:"" help:"Print the value of a Nix expression about the network, as JSON."`
+}
+
+// network is the network that the flags describe, and Nix.
+func (c *commands) network(p *cli.Process) (*network.Network, *nixcmd.Nix, error) {
+	if err := c.Network.Check(); err != nil {
+		return nil, nil, err
+	}
+	remembered, err := state.Read(filepath.Join(p.Root, state.Path))
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := network.Seal(filepath.Join(p.Root, ".nx")); err != nil {
+		return nil, nil, err
+	}
+	nix := &nixcmd.Nix{Log: p.Log}
+	return &network.Network{Files: c.File, Format: c.Format, OverrideInputs: c.OverrideInput, Args: c.NixArgs(), Name: c.Name, UUID: remembered.UUID(),
+		Jobs: p.Jobs, MaxMemory: int64(c.MaxMemory), ShowTrace: c.ShowTrace, Nix: nix, Log: p.Log}, nix, nil
 }
 
 type evaluate struct {
-	cli.Network
 	cli.Files
-	All       bool     `help:"Evaluate every machine of the network and read no records."`
-	MaxMemory cli.Size `placeholder:"SIZE" help:"End an evaluator that has taken more memory, such as 2G, after the host it crossed that with, and go on in a new one (default: what the machine has for each of -j)."`
-	GCRootDir string   `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's derivation by a link in DIR (default: .nx/drvs under --root)."`
+	All       bool   `help:"Evaluate every machine of the network and read no records."`
+	OutDir    string `placeholder:"DIR" help:"Write a file NAME.jsonl for each host into DIR instead of stdout: those that change, once the stream is whole. Files of hosts that left the network are removed."`
+	GCRootDir string `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's derivation by a link in DIR (default: .nx/drvs under --root)."`
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *evaluate) Run(ctx context.Context, p *cli.Process) error {
-	if err := c.Check(); err != nil {
+func (c *evaluate) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	n, nix, err := flags.network(p)
+	if err != nil {
 		return err
 	}
 	if c.All && len(c.Files.Files) > 0 {
 		return &cli.UsageError{Err: errors.New("--all reads no records"), HintMsg: "leave out either --all or the record files"}
 	}
-	remembered, err := state.Read(filepath.Join(p.Root, state.Path))
-	if err != nil {
-		return err
-	}
-	if err := network.Seal(filepath.Join(p.Root, ".nx")); err != nil {
-		return err
-	}
-	nix := &nixcmd.Nix{Log: p.Log}
-	n := &network.Network{Files: c.File, Format: c.Format, OverrideInputs: c.OverrideInput, Args: c.NixArgs(), Name: c.Name, UUID: remembered.UUID(),
-		Jobs: p.Jobs, MaxMemory: int64(c.MaxMemory), Nix: nix, Log: p.Log}
 	if c.GCRootDir == "" {
 		c.GCRootDir = filepath.Join(p.Root, ".nx/drvs")
 	}
@@ -68,7 +88,77 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process) error {
 		return err
 	}
 	s.Facts = e.Fact
+	if c.OutDir == "" {
+		return stream.Run(ctx, s, e.Run)
+	}
+	if s.Output.File != "" {
+		return &cli.UsageError{Err: errors.New("--out-dir and -o: each says where records go"), HintMsg: "leave out one of them"}
+	}
+	about, err := n.About(ctx)
+	if err != nil {
+		return err
+	}
+	s.Output.Take = func(records []*record.Record) error { return eval.WriteDir(c.OutDir, records, about.Machines) }
 	return stream.Run(ctx, s, e.Run)
+}
+
+type list struct {
+	JSON bool `help:"Write records instead of a table."`
+}
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *list) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	n, _, err := flags.network(p)
+	if err != nil {
+		return err
+	}
+	hosts, err := eval.List(ctx, n)
+	if err != nil {
+		return err
+	}
+	s := p.Produce(record.Eval, hosts)
+	if !c.JSON {
+		s.Output.Take = func(hosts []*record.Record) error { return printTable(p.Stdout, hosts) }
+	}
+	return stream.Each(ctx, s, p.Jobs, func(context.Context, *record.Record) error { return nil })
+}
+
+// printTable writes what people choose hosts by.
+func printTable(out io.Writer, hosts []*record.Record) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tTAGS\tTARGET")
+	for _, r := range hosts {
+		tags, reached := strings.Join(r.Tags(), ","), "-"
+		if tags == "" {
+			tags = "-"
+		}
+		if t, err := r.Target(); err == nil {
+			reached = t.Login() + "@" + t.Host
+			if t.Port != 0 { // chosen, not left to the ssh configuration
+				reached = t.Login() + "@" + net.JoinHostPort(t.Host, strconv.Itoa(t.Port))
+			}
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Name(), tags, reached)
+	}
+	return w.Flush()
+}
+
+type query struct {
+	Expression string `arg:"" help:"What may name nodes, resources and lib, as nodes.web.config.services.openssh.enable, or a function of a set of them."`
+}
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *query) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	n, _, err := flags.network(p)
+	if err != nil {
+		return err
+	}
+	value, err := n.Query(ctx, c.Expression, network.Facts{})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(p.Stdout, "%s\n", value)
+	return err
 }
 
 func main() {

@@ -46,42 +46,6 @@ type Evaluator struct {
 	facts network.Facts
 }
 
-// All returns a record for each machine of the network, for when no input names
-// them. With tags they carry the tags that the network gives them, as a
-// selection by tag needs.
-func All(ctx context.Context, n *network.Network, tags bool) ([]*record.Record, error) {
-	var machines []network.Machine
-	if tags {
-		d, err := n.Describe(ctx, network.Facts{})
-		if err != nil {
-			return nil, err
-		}
-		machines = d.Machines
-	} else {
-		about, err := n.About(ctx)
-		if err != nil {
-			return nil, err
-		}
-		for _, name := range about.Machines {
-			machines = append(machines, network.Machine{Name: name})
-		}
-	}
-	hosts := make([]*record.Record, len(machines))
-	for i, m := range machines {
-		r, err := record.NewHost(m.Name)
-		if err == nil {
-			// A machine that cannot be described has no tags; why not is said
-			// when it is evaluated.
-			err = r.AddTags(m.Tags...)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list network: %w", err)
-		}
-		hosts[i] = r
-	}
-	return hosts, nil
-}
-
 // Fact takes what r knows of the world. It is called for every record of the
 // input, chosen or not, before Run's input ends: each address may matter to any host.
 func (e *Evaluator) Fact(r *record.Record) {
@@ -166,22 +130,7 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 		return err
 	}
 	e.Log.Info("evaluated", "host", s.Name, "drv", string(s.DrvPath))
-	user := r.Get("target").Get("user")
-	if !user.Exists() {
-		user = gjson.GetBytes(s.Target, "user")
-	}
-	var target []record.Member
-	gjson.ParseBytes(s.Target).ForEach(func(k, v gjson.Result) bool {
-		if k.Str == "sudo" && (user.Str == "root" || user.Str == "") {
-			return true // root, also where nobody is named, has no use for it
-		}
-		// What the stream says wins, field by field.
-		if !r.Get("target").Get(k.Str).Exists() {
-			target = append(target, record.Member{Key: k.Str, Value: json.RawMessage(v.Raw)})
-		}
-		return true
-	})
-	if err := r.Merge("target", target...); err != nil {
+	if err := mergeTarget(r, s.Target); err != nil {
 		return err
 	}
 	if err := r.AddTags(s.Tags...); err != nil {

@@ -29,6 +29,7 @@ type session struct {
 	flake      string // the reference, if the network is one
 	name, uuid string
 	facts      Facts
+	expression string // of a query
 	nixpkgs    string // known after about
 	own        string // a flake's folder in the store, known after about
 	mark       string
@@ -38,7 +39,7 @@ type session struct {
 
 // An item is what one answer is about.
 type item struct {
-	Kind string `json:"kind"` // network, machine, resource
+	Kind string `json:"kind"` // network, machine, resource, query
 	Type string `json:"type"` // a resource's
 	Name string `json:"name"`
 }
@@ -53,6 +54,7 @@ type request struct {
 	System     string            `json:"system,omitempty"` // for a flake: this machine's
 	Deployment map[string]string `json:"deployment"`
 	Facts      Facts             `json:"facts"`
+	Expression string            `json:"-"` // of a query; in a file of its own
 }
 
 func (n *Network) open() (*session, error) {
@@ -151,7 +153,7 @@ func (s *session) about(ctx context.Context) (*About, error) {
 // returns errMemory when it ended it for the memory it had.
 func (s *session) evaluate(ctx context.Context, answer string, items []item, tell func(it item, answer []byte, err error)) (int, error) {
 	run, args, err := s.command(request{Mark: s.mark, Answer: answer, Items: items, Files: s.files, Format: s.Format,
-		Deployment: map[string]string{"name": s.name, "uuid": s.uuid}, Facts: s.facts})
+		Deployment: map[string]string{"name": s.name, "uuid": s.uuid}, Facts: s.facts, Expression: s.expression})
 	if err != nil {
 		return 0, fmt.Errorf("write evaluation request: %w", err)
 	}
@@ -181,7 +183,12 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 		return answered, errMemory
 	}
 	if err != nil && !said.empty() {
-		err = said.failure(s.foreign, s.cwd)
+		failed := said.failure(s.foreign, s.cwd, s.ShowTrace)
+		if err = failed; s.ShowTrace && answered < len(items) && answer != lightly {
+			for line := range strings.Lines(failed.Log()) {
+				s.logger(items[answered]).Error("output", "line", strings.TrimSuffix(line, "\n"))
+			}
+		}
 	} else if err != nil && last != "" {
 		err = fmt.Errorf("evaluate configuration: %w: %s", err, last)
 	} else if err != nil {
@@ -206,14 +213,24 @@ func (s *session) command(r request) (run runner, args []string, err error) {
 		args, err = s.flakeArgs(r)
 		return s.Nix.EvalFlake, args, err
 	}
+	folder, err := s.write(r)
+	args = append([]string{"--eval", "--read-write-mode", "--show-trace", filepath.Join(s.dir, "nix/main.nix"),
+		"--argstr", "nxRequest", filepath.Join(folder, "request.json")}, s.Args...)
+	return s.Nix.Instantiate, args, err
+}
+
+// write makes a folder of r: request.json, and expression.nix beside it.
+func (s *session) write(r request) (folder string, err error) {
 	b, err := json.Marshal(r)
 	if err != nil {
-		return nil, nil, err
+		return "", err
 	}
-	file := filepath.Join(s.dir, fmt.Sprintf("request-%d.json", s.asked.Add(1)))
-	args = append([]string{"--eval", "--read-write-mode", "--show-trace", filepath.Join(s.dir, "nix/main.nix"),
-		"--argstr", "nxRequest", file}, s.Args...)
-	return s.Nix.Instantiate, args, os.WriteFile(file, b, 0o600)
+	folder = filepath.Join(s.dir, fmt.Sprintf("request-%d", s.asked.Add(1)))
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return "", err
+	}
+	return folder, errors.Join(os.WriteFile(filepath.Join(folder, "request.json"), b, 0o600),
+		os.WriteFile(filepath.Join(folder, "expression.nix"), []byte(r.Expression), 0o600))
 }
 
 // foreign tells whether file is no file of the user's: nixpkgs', Nix' or ours.

@@ -21,7 +21,8 @@ func (e *EvalError) Error() string {
 	return fmt.Sprintf("evaluate configuration: %s, at %s", e.Message, e.Position)
 }
 
-// Log returns Nix' message and those steps of its trace that are in the user's files.
+// Log returns Nix' message and those steps of its trace that are in the user's
+// files, or all with Network.ShowTrace.
 func (e *EvalError) Log() string { return e.log }
 
 // Hint says what may help, if anything is known.
@@ -86,8 +87,9 @@ func withoutValues(text []string) []string {
 // "error:" on. Nix 2.8 puts the message first and the trace behind it, the
 // innermost step first; from 2.20 on the trace comes first, the outermost step
 // first, and the message last, behind a second "error:".
-// foreign tells which files are not the user's.
-func parseError(lines []string, foreign func(file string) bool) *EvalError {
+// foreign tells which files are not the user's; their steps are in the log if
+// whole is set.
+func parseError(lines []string, foreign func(file string) bool, whole bool) *EvalError {
 	message := &step{}
 	var trace []*step // innermost first
 	current := message
@@ -126,13 +128,14 @@ func parseError(lines []string, foreign func(file string) bool) *EvalError {
 	if own(message) {
 		e.Position = message.at
 	}
+	shown := func(s *step) bool { return own(s) || whole && s.at != "" }
 	var log strings.Builder
-	message.write(&log, "error: ", own)
+	message.write(&log, "error: ", shown)
 	file := "" // the innermost of the user's that a definition is from
 	for _, s := range trace {
 		// The module system says which option it was at, and whose definition.
 		from := fromText.FindStringSubmatch(s.text[0])
-		if from == nil && !own(s) {
+		if from == nil && !own(s) && !whole {
 			continue
 		}
 		if e.Position == "" && own(s) {
@@ -141,7 +144,7 @@ func parseError(lines []string, foreign func(file string) bool) *EvalError {
 		if from != nil && file == "" && !foreign(from[1]) {
 			file = from[1]
 		}
-		s.write(&log, "… ", own)
+		s.write(&log, "… ", shown)
 	}
 	if e.Position == "" && !strings.Contains(e.Message, file) {
 		e.Position = file
@@ -150,10 +153,10 @@ func parseError(lines []string, foreign func(file string) bool) *EvalError {
 	return e
 }
 
-func (s *step) write(b *strings.Builder, mark string, own func(*step) bool) {
+func (s *step) write(b *strings.Builder, mark string, shown func(*step) bool) {
 	text := strings.TrimRight(strings.Join(s.text, "\n"), "\n ")
 	fmt.Fprintf(b, "%s%s\n", mark, strings.TrimLeft(text, "\n"))
-	if own(s) {
+	if shown(s) {
 		fmt.Fprintf(b, "  at %s\n", s.at)
 	}
 }
@@ -202,8 +205,8 @@ func (t *transcript) reset(log *slog.Logger) {
 
 // failure returns the error with the names of files below dir relative to it: a
 // record is the same wherever the network's folder is.
-func (t *transcript) failure(foreign func(string) bool, dir string) error {
-	e := parseError(t.lines, foreign)
+func (t *transcript) failure(foreign func(string) bool, dir string, whole bool) *EvalError {
+	e := parseError(t.lines, foreign, whole)
 	below := regexp.MustCompile(`(^|[^\w/.-])` + regexp.QuoteMeta(strings.TrimSuffix(dir, "/")+"/"))
 	for _, s := range []*string{&e.Message, &e.Position, &e.log} {
 		*s = below.ReplaceAllString(*s, "$1")

@@ -70,7 +70,7 @@ func TestParseError(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			e := parseError(tt.lines, notMine)
+			e := parseError(tt.lines, notMine, false)
 			if e.Message != tt.message || e.Position != tt.at {
 				t.Errorf("got %q at %q\nwant %q at %q", e.Message, e.Position, tt.message, tt.at)
 			}
@@ -81,6 +81,10 @@ func TestParseError(t *testing.T) {
 					t.Errorf("log has no %q, or not in order:\n%s", want, e.Log())
 				}
 				rest = after
+			}
+			whole, steps := parseError(tt.lines, notMine, true), strings.Count(strings.Join(tt.lines, "\n"), "… ")
+			if got := strings.Count(whole.Log(), "… "); got != steps || whole.Message != e.Message || whole.Position != e.Position {
+				t.Errorf("whole: %d of %d steps, message %q at %q:\n%s", got, steps, whole.Message, whole.Position, whole.Log())
 			}
 			if strings.Contains(e.Log(), "/nx/") {
 				t.Errorf("log shows where nx's own files are:\n%s", e.Log())
@@ -96,7 +100,7 @@ func TestHints(t *testing.T) {
 		"error: The option `networking.privateIPv4' is used but not defined.":                                       "pipe those of nx-provision",
 		"error: The option `networking.hostId' is used but not defined.":                                            "",
 	} {
-		e := parseError([]string{line}, notMine)
+		e := parseError([]string{line}, notMine, false)
 		if got := e.Hint(); !strings.Contains(got, want) || want == "" && got != "" {
 			t.Errorf("%s: hint %q, want %q", line, got, want)
 		}
@@ -111,7 +115,7 @@ func FuzzParseError(f *testing.F) {
 		f.Add(strings.Join(recorded(f, name), "\n"))
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		e := parseError(strings.Split(text, "\n"), notMine)
+		e := parseError(strings.Split(text, "\n"), notMine, false)
 		if e.Message == "" || strings.Contains(e.Message, "\n") {
 			t.Errorf("message %q: want one line", e.Message)
 		}

@@ -107,13 +107,41 @@ func TestFlake(t *testing.T) {
 				t.Errorf("%s: the derivation is not in the store: %v", name, err)
 			}
 		}
+		// With no memory for more, each machine has an evaluator of its own.
+		nix := &counter{}
+		n.Nix, n.MaxMemory, n.Jobs = nix, 1, 2
+		for name, s := range evaluate(t, n, facts) {
+			if s.DrvPath != got[name].DrvPath {
+				t.Errorf("%s alone is %s, error %v; with others %s", name, s.DrvPath, s.Err, got[name].DrvPath)
+			}
+		}
+		if want := 2 + len(got) + 1; nix.processes != want { // About, twice; broken is in got no longer
+			t.Errorf("%d processes, want %d", nix.processes, want)
+		}
 		d, err := n.Describe(t.Context(), Facts{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, m := range d.Machines {
+			if w, ok := want[m.Name]; ok && string(m.Target) != string(w.Target) {
+				t.Errorf("%s is reached by %s (%v), want %s", m.Name, m.Target, m.Err, w.Target)
+			}
 			if m.Name == "delta" && string(m.Deployment) != `{"privilegeEscalationCommand":["sudo","-u","root"],"targetEnv":"none","targetHost":"delta.example.org","targetPort":2222,"targetUser":"deploy"}` {
 				t.Errorf("delta is described as %s (%v)", m.Deployment, m.Err)
+			}
+		}
+		for query, want := range map[string]string{
+			"nodes.gamma.config.networking.hostName":                         `"gamma"`,
+			"{ lib, nodes, resources }: [ (lib.attrNames nodes) resources ]": `[["broken","delta","gamma","own"],{}]`,
+			"nodes.broken.config.services.openssh.enable":                    "out of order",
+			"nodes.gamma.config.none":                                        "attribute 'none' missing",
+		} {
+			value, err := n.Query(t.Context(), query, Facts{})
+			if err != nil && strings.HasPrefix(err.Error(), "query "+query+": ") && strings.Contains(err.Error(), want) {
+				continue
+			}
+			if err != nil || string(value) != want {
+				t.Errorf("query %s\n got %s, error %v\nwant %s", query, value, err, want)
 			}
 		}
 		if _, err := os.Stat(filepath.Join(n.Files[0], "flake.lock")); !errors.Is(err, os.ErrNotExist) {
@@ -221,6 +249,10 @@ func TestFlakeOfOthers(t *testing.T) {
 				}
 				if want := toplevel(t, n.Files[0], "web"); string(s.DrvPath) != want {
 					t.Errorf("web is %s, nix eval says %s", s.DrvPath, want)
+				}
+				const query = `{ lib, nodes, ... }: lib.attrNames nodes ++ [ nodes.web.config.environment.etc.name.text ]`
+				if value, err := n.Query(t.Context(), query, Facts{}); err != nil || string(value) != `["web","web of web"]` {
+					t.Errorf("query: %s, error %v", value, err)
 				}
 				n.Format = "flake"
 				if about, err := n.About(t.Context()); err != nil || about.Form != "flake" {

@@ -2,8 +2,6 @@ package network
 
 import (
 	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -70,18 +68,13 @@ func (s *session) openFlake(ref string) error {
 // answered. As a flake is evaluated purely, what it is called with comes as a
 // file too.
 func (s *session) flakeArgs(r request) ([]string, error) {
-	folder := filepath.Join(s.dir, fmt.Sprintf("request-%d", s.asked.Add(1)))
-	if err := os.Mkdir(folder, 0o700); err != nil {
-		return nil, err
-	}
 	r.Facts, r.System = Facts{}, nixSystem()
-	b, err := json.Marshal(r)
+	folder, err := s.write(r)
 	if err != nil {
 		return nil, err
 	}
 	given, others := splitArgs(s.Args)
-	if err := errors.Join(os.WriteFile(filepath.Join(folder, "request.json"), b, 0o600),
-		os.WriteFile(filepath.Join(folder, "arguments.nix"), nixArguments(given), 0o600)); err != nil {
+	if err := os.WriteFile(filepath.Join(folder, "arguments.nix"), nixArguments(given), 0o600); err != nil {
 		return nil, err
 	}
 	args := []string{"--no-eval-cache", "--no-write-lock-file", "--show-trace", pathURL(filepath.Join(s.dir, "nix")) + "#answer",

@@ -133,9 +133,11 @@ func TestNetworkWarnings(t *testing.T) {
 func TestForms(t *testing.T) {
 	tests := []struct {
 		file string
+		asks string            // a query
+		says string            // its value
 		want map[string]System // without DrvPath and Platform
 	}{
-		{"morph.nix", map[string]System{
+		{"morph.nix", `nodes."web02.example.org".config.environment.etc.other.text`, `"web01"`, map[string]System{
 			"web01.example.org": {
 				Tags:   []string{"web", "first"},
 				Target: []byte(`{"host":"web01.example.org","port":2222,"sudo":["sudo","-n","--"],"user":"admin"}`),
@@ -154,7 +156,7 @@ func TestForms(t *testing.T) {
 					`"ordering":{"tags":["first"]},"preDeployChecks":{"cmd":[],"http":[]},"substituteOnDestination":true}`),
 			},
 		}},
-		{"hive.nix", map[string]System{
+		{"hive.nix", `lib.mapAttrs (_: node: node.config.networking.hostName) nodes`, `{"alpha":"alpha","beta":"beta","gamma":"gamma"}`, map[string]System{
 			"alpha": {
 				Tags:   []string{"web"},
 				Target: []byte(`{"host":"alpha.example.org","port":2222,"sudo":["sudo","-H","--"],"user":"root"}`),
@@ -173,7 +175,7 @@ func TestForms(t *testing.T) {
 				Deployment: []byte(`{"allowLocalDeployment":true,"buildOnTarget":false,"keys":{},"replaceUnknownProfiles":true}`),
 			},
 		}},
-		{"nixus.nix", map[string]System{
+		{"nixus.nix", `[ nodes.node2.host nodes.node2.config.environment.etc.others.text resources ]`, `["admin@node2.example.org","node1 node2 unused board",{}]`, map[string]System{
 			"node1": {
 				Target:     []byte(`{"host":"node1.example.org","sudo":["doas"],"user":"root"}`),
 				Deployment: []byte(`{"hasFastConnection":false,"ignoreFailingSystemdUnits":false,"keys":{},"successTimeout":20,"switchTimeout":60}`),
@@ -197,9 +199,13 @@ func TestForms(t *testing.T) {
 					t.Fatal(err)
 				}
 				for _, m := range d.Machines {
-					if want := tt.want[m.Name].Tags; m.Err != nil || !slices.Equal(m.Tags, want) || !bytes.Contains(m.Deployment, []byte(`"targetEnv":"none"`)) {
-						t.Errorf("%s: described as %s with tags %q (%v), want %q", m.Name, m.Deployment, m.Tags, m.Err, want)
+					want := tt.want[m.Name]
+					if m.Err != nil || !slices.Equal(m.Tags, want.Tags) || !bytes.Equal(m.Target, want.Target) || !bytes.Contains(m.Deployment, []byte(`"targetEnv":"none"`)) {
+						t.Errorf("%s: described as %s %s with tags %q (%v), want %s %q", m.Name, m.Target, m.Deployment, m.Tags, m.Err, want.Target, want.Tags)
 					}
+				}
+				if value, err := n.Query(t.Context(), tt.asks, Facts{}); err != nil || string(value) != tt.says {
+					t.Errorf("query %s\n got %s, error %v\nwant %s", tt.asks, value, err, tt.says)
 				}
 				got := evaluate(t, n, Facts{})
 				if g, w := slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(tt.want)); !slices.Equal(g, w) {

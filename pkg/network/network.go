@@ -35,6 +35,8 @@ type Network struct {
 	// after the machine it crossed that with. 0: what the machine has for each.
 	MaxMemory int64
 
+	ShowTrace bool // errors have the whole trace, and it is logged
+
 	Nix Evaluator
 	Log *slog.Logger
 
@@ -79,6 +81,7 @@ type Description struct {
 type Machine struct {
 	Name       string
 	Deployment json.RawMessage // {"targetEnv": …, "targetHost": …, "digitalOcean": {…}}; no key contents
+	Target     json.RawMessage // as a System's
 	Tags       []string
 	Err        error
 }
@@ -139,45 +142,8 @@ func (n *Network) Describe(ctx context.Context, facts Facts) (*Description, erro
 		return nil, err
 	}
 	s.facts = facts
-	d := &Description{Name: s.name, UUID: s.uuid, Description: about.Description, EnableRollback: about.EnableRollback,
-		Machines:  make([]Machine, len(about.Machines)),
-		Resources: make([]Resource, len(about.Resources))}
-
-	var items, again []item
-	index := map[item]int{}
-	for i, name := range about.Machines {
-		it := item{Kind: "machine", Name: name}
-		items, index[it] = append(items, it), i
-	}
-	for i, r := range about.Resources {
-		it := item{Kind: "resource", Type: r.Type, Name: r.Name}
-		items, index[it] = append(items, it), i
-	}
-	take := func(it item, answer []byte, err error) {
-		if it.Kind == "resource" {
-			r := Resource{Type: it.Type, Name: it.Name, Err: err}
-			if err == nil {
-				r.Err = json.Unmarshal(answer, &r)
-			}
-			d.Resources[index[it]] = r
-			return
-		}
-		m := Machine{Name: it.Name, Err: err}
-		if err == nil {
-			m.Err = json.Unmarshal(answer, &m)
-		}
-		d.Machines[index[it]] = m
-	}
-	// Most need none of NixOS' modules to say where they are; those that do are
-	// asked again with all of them.
-	s.ask(ctx, "describe", items, func(it item, answer []byte, err error) {
-		if err != nil {
-			again = append(again, it)
-			return
-		}
-		take(it, answer, nil)
-	})
-	s.ask(ctx, "describeFully", again, take)
+	d := &Description{Name: s.name, UUID: s.uuid, Description: about.Description, EnableRollback: about.EnableRollback}
+	d.Machines, d.Resources = s.describe(ctx, about)
 	return d, ctx.Err()
 }
 

@@ -144,19 +144,31 @@ func TestSharedIsUnshared(t *testing.T) {
 	})
 }
 
-// A counter is Nix that counts the lines with a text.
+// A counter is Nix that counts its processes and their lines with a text.
 type counter struct {
 	nixcmd.Nix
 	text string
-	mu   sync.Mutex
-	n    int
+
+	mu               sync.Mutex
+	processes, lines int
 }
 
 func (c *counter) Instantiate(ctx context.Context, args, env []string, line func(string, int)) error {
-	return c.Nix.Instantiate(ctx, args, env, func(l string, pid int) {
+	return c.count(ctx, c.Nix.Instantiate, args, env, line)
+}
+
+func (c *counter) EvalFlake(ctx context.Context, args, env []string, line func(string, int)) error {
+	return c.count(ctx, c.Nix.EvalFlake, args, env, line)
+}
+
+func (c *counter) count(ctx context.Context, run runner, args, env []string, line func(string, int)) error {
+	c.mu.Lock()
+	c.processes++
+	c.mu.Unlock()
+	return run(ctx, args, env, func(l string, pid int) {
 		c.mu.Lock()
 		if strings.Contains(l, c.text) {
-			c.n++
+			c.lines++
 		}
 		c.mu.Unlock()
 		line(l, pid)
@@ -201,8 +213,8 @@ func TestShared(t *testing.T) {
 					t.Errorf("%s: %v", name, s.Err)
 				}
 			}
-			if nix.n != tt.want {
-				t.Errorf("nixpkgs is imported %d times, want %d", nix.n, tt.want)
+			if nix.lines != tt.want {
+				t.Errorf("nixpkgs is imported %d times, want %d", nix.lines, tt.want)
 			}
 		})
 	}

@@ -1,18 +1,31 @@
 # The answers that request asks of network (see form.nix), one after the other.
-{ request, network }:
+{
+  request
+, expression # the file of a query
+, network
+}:
 
 let
   answers = {
     network = _: network.about;
     machine = item: network.machine.${request.answer} item.name;
     resource = item: network.resource.${request.answer} item.type item.name;
+    query = _: import ./query.nix { inherit expression; inherit (network) scope; };
   };
+
+  # A light answer that throws is null, as cheap as an answer: it is asked again
+  # in full, and what is wrong said then.
+  answer = item:
+    let
+      json = builtins.toJSON (answers.${item.kind} item);
+      tried = builtins.tryEval json;
+    in
+    if request.answer != "describe" then json else if tried.success then tried.value else "null";
 
   # An answer may hold strings that refer to the store; only their text matters.
   # The mark is unguessable, so no trace of the user's is taken for an answer.
   say = item:
-    builtins.trace (request.mark + builtins.unsafeDiscardStringContext
-      (builtins.toJSON (answers.${item.kind} item)));
+    builtins.trace (request.mark + builtins.unsafeDiscardStringContext (answer item));
 in
 # A fold over functions: what a finished machine evaluated becomes garbage,
 # where an attribute set of machines would keep it all.

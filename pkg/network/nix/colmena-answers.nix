@@ -2,7 +2,7 @@
 let
   record = import ./record.nix;
 
-  targetOf = cfg: {
+  targetOf = cfg: record.given {
     host = cfg.targetHost; # null: deployed by itself only
     port = cfg.targetPort;
     user = cfg.targetUser; # null: whoever ssh logs in as
@@ -14,6 +14,7 @@ in
     let cfg = nodes.${name}.config.deployment;
     in {
       inherit (cfg) tags;
+      target = targetOf cfg;
       deployment = record.given {
         targetEnv = "none";
         inherit (cfg) targetHost targetPort targetUser sshOptions privilegeEscalationCommand;
@@ -28,7 +29,7 @@ in
     in {
       inherit (toplevel) drvPath system;
       inherit (cfg) tags;
-      target = record.given (targetOf cfg);
+      target = targetOf cfg;
       deployment = {
         inherit (cfg) allowLocalDeployment buildOnTarget replaceUnknownProfiles;
         keys = builtins.mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ]) cfg.keys;

@@ -93,6 +93,8 @@ in
       ++ lib.optional (meta.machinesFile != null) "meta.machinesFile does nothing here: it is Nix' option builders";
   };
 
+  scope = { inherit nodes lib; resources = { }; };
+
   machine = {
     describe = answers.describe light;
     describeFully = answers.describe unchecked;

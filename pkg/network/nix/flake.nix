@@ -11,6 +11,7 @@
     in {
       answer = import ./answer.nix {
         request = question;
+        expression = request + "/expression.nix";
         network = import ./flakes.nix {
           flake = network;
           arguments = import (request + "/arguments.nix");

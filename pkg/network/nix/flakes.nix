@@ -19,6 +19,8 @@ let
     if !isFunction f then f
     else f (if functionArgs f == { } then arguments else intersectAttrs (functionArgs f) arguments);
 
+  lib = flake.inputs.nixpkgs.lib or (throw "the flake has no input nixpkgs, whose lib it would be");
+
   configurations = outputs.nixosConfigurations;
   deploy = outputs.deploy or { };
 
@@ -63,11 +65,14 @@ let
         (filter (name: !(configurations ? ${name})) (attrNames (deploy.nodes or { })));
     };
 
+    scope = { nodes = configurations; resources = { }; inherit lib; };
+
     machine = rec {
       describe = name:
         let target = targetOf name;
         in {
           tags = (own name).tags or [ ];
+          inherit target;
           deployment = record.given {
             targetEnv = "none";
             targetHost = target.host or null;
@@ -115,6 +120,7 @@ let
         resources = [ ];
         warnings = [ ];
       };
+      scope = { inherit (hive) nodes; resources = { }; inherit lib; };
       machine = rec {
         describe = colmenaAnswers.describe hive.nodes;
         describeFully = describe;

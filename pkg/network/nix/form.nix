@@ -4,10 +4,12 @@
 #
 #   about      { form, description, enableRollback, nixpkgs, machines, resources, warnings }
 #   machine    { describe, describeFully, system }, functions of a machine's name:
-#     describe   { deployment, tags } for provisioning, without NixOS' modules
-#                where that can be; describeFully with them
+#     describe   { deployment, tags, target } for provisioning and lists, without
+#                NixOS' modules where that can be; describeFully with them
 #     system     { drvPath, system, tags, target, deployment } for the record
 #   resource   { describe, describeFully }, functions of type and name
+#   scope      { nodes, resources, lib }: what a query may name; nodes.<name>.config
+#              is a machine's configuration
 {
   files # paths, in the order given
 , format # one of forms; "" for what the files themselves show

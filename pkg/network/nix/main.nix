@@ -12,6 +12,7 @@ let
 in
 import ./answer.nix {
   inherit request;
+  expression = /. + (dirOf nxRequest + "/expression.nix");
   network = import ./form.nix {
     files = map (file: /. + file) request.files;
     arguments = removeAttrs args [ "nxRequest" ];

@@ -53,11 +53,13 @@ let
   # An empty user is whoever ssh logs in as.
   user = cfg: if cfg.targetUser == "" then null else cfg.targetUser;
   sudo = [ "sudo" "-n" "--" ];
+  targetOf = cfg: record.given { host = cfg.targetHost; port = cfg.targetPort; user = user cfg; inherit sudo; };
 
   describe = nodes: name:
     let cfg = nodes.${name}.config.deployment;
     in {
       inherit (cfg) tags;
+      target = targetOf cfg;
       deployment = record.given {
         targetEnv = "none";
         inherit (cfg) targetHost targetPort;
@@ -82,7 +84,7 @@ let
     in {
       inherit (toplevel) drvPath system;
       inherit (cfg) tags;
-      target = record.given { host = cfg.targetHost; port = cfg.targetPort; user = user cfg; inherit sudo; };
+      target = targetOf cfg;
       deployment = {
         inherit (cfg) buildOnly substituteOnDestination;
         healthChecks = record.checks "deployment.healthChecks" cfg.healthChecks;
@@ -105,6 +107,8 @@ in
     warnings = lib.optional (settings ? buildShell) "network.buildShell does nothing here"
       ++ lib.optional (network ? resources) "resources are NixOps': morph has none";
   };
+
+  scope = { inherit nodes lib; resources = { }; };
 
   machine = {
     describe = describe light;

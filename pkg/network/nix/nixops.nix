@@ -124,7 +124,7 @@ let
         inherit (deployment) uuid;
       };
     in
-    { inherit machine resources; };
+    { inherit machine nodes resources; };
 
   full = world (modules: specialArgs: evalConfig { inherit modules specialArgs; });
 
@@ -199,9 +199,12 @@ let
       { port = cfg.targetPort; };
 
   describe = machine: name:
-    let cfg = (machine name).config.deployment;
+    let
+      described = machine name;
+      cfg = described.config.deployment;
     in {
       inherit (cfg) tags;
+      target = targetOf described;
       deployment = plain ({
         inherit (cfg)
           targetEnv targetHost targetPort targetUser privilegeEscalationCommand;
@@ -242,6 +245,9 @@ in
     resources = concatLists (attrValues (mapAttrs
       (type: set: map (name: { inherit type name; }) (attrNames set)) resourceDefinitions));
   };
+
+  # What a query may name.
+  scope = { inherit (full) nodes resources; inherit lib; };
 
   machine = {
     describe = describe light.machine;

@@ -51,6 +51,7 @@ let
     let target = targetOf nodes.${name};
     in {
       tags = [ ];
+      inherit target;
       deployment = record.given {
         targetEnv = "none";
         targetHost = target.host;
@@ -98,6 +99,12 @@ in
     machines = builtins.filter (name: nodes.${name}.enable) (builtins.attrNames nodes);
     resources = [ ];
     warnings = [ ];
+  };
+
+  scope = {
+    nodes = builtins.mapAttrs (_: node: node // { config = node.configuration; }) nodes;
+    resources = { };
+    inherit lib;
   };
 
   machine = {

@@ -1,0 +1,103 @@
+package network
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"sync"
+)
+
+// Machines returns every machine of the network as Describe does, and no
+// resource: what there is to list, and to choose from before any is evaluated.
+func (n *Network) Machines(ctx context.Context, facts Facts) ([]Machine, error) {
+	s, err := n.open()
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	about, err := s.about(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.facts = facts
+	machines, _ := s.describe(ctx, &About{Machines: about.Machines})
+	return machines, ctx.Err()
+}
+
+// lightly is the answer whose errors are not the last word.
+const lightly = "describe"
+
+// describe asks for the machines and resources that about names.
+func (s *session) describe(ctx context.Context, about *About) ([]Machine, []Resource) {
+	machines, resources := make([]Machine, len(about.Machines)), make([]Resource, len(about.Resources))
+	var items, again []item
+	index := map[item]int{}
+	for i, name := range about.Machines {
+		it := item{Kind: "machine", Name: name}
+		items, index[it] = append(items, it), i
+	}
+	for i, r := range about.Resources {
+		it := item{Kind: "resource", Type: r.Type, Name: r.Name}
+		items, index[it] = append(items, it), i
+	}
+	var mu sync.Mutex
+	take := func(it item, answer []byte, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if it.Kind == "resource" {
+			r := Resource{Type: it.Type, Name: it.Name, Err: err}
+			if err == nil {
+				r.Err = json.Unmarshal(answer, &r)
+			}
+			resources[index[it]] = r
+			return
+		}
+		m := Machine{Name: it.Name, Err: err}
+		if err == nil {
+			m.Err = json.Unmarshal(answer, &m)
+		}
+		machines[index[it]] = m
+	}
+	// Most need none of NixOS' modules to say where they are; those that do are
+	// asked again with all of them.
+	s.ask(ctx, lightly, items, func(it item, answer []byte, err error) {
+		if err != nil || string(answer) == "null" {
+			again = append(again, it)
+			return
+		}
+		take(it, answer, nil)
+	})
+	if len(again) > 0 {
+		s.askAll(ctx, "describeFully", again, take)
+	}
+	return machines, resources
+}
+
+// Query returns the value of a Nix expression about the network, as JSON. The
+// expression may name nodes, of which nodes.NAME.config is a machine's
+// configuration whatever the form, resources and lib; or it is a function of a set
+// of these. Paths and derivations are text, functions in sets are left out.
+func (n *Network) Query(ctx context.Context, expression string, facts Facts) (json.RawMessage, error) {
+	s, err := n.open()
+	if err != nil {
+		return nil, err
+	}
+	defer s.close()
+	if _, err := s.about(ctx); err != nil {
+		return nil, err
+	}
+	s.facts = facts
+	s.expression = expression
+	s.limits = s.Network.limits(1)
+	var value json.RawMessage
+	s.ask(ctx, "", []item{{Kind: "query"}}, func(_ item, answer []byte, failed error) {
+		value, err = answer, failed
+	})
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("query %s: %w", expression, err)
+	}
+	return value, nil
+}
