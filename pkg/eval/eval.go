@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/tidwall/gjson"
 
@@ -30,9 +31,9 @@ import (
 type Store interface {
 	// AddRoot makes link a symlink to p that keeps p's closure.
 	AddRoot(ctx context.Context, link string, p store.Path) error
-	// Sources returns what a derivation needs that no derivation makes: files and
+	// Sources returns what derivations need that no derivation makes: files and
 	// folders that evaluation copied into the store.
-	Sources(ctx context.Context, drv store.Path) ([]store.Path, error)
+	Sources(ctx context.Context, drvs ...store.Path) ([]store.Path, error)
 }
 
 // An Evaluator is one run of the stage.
@@ -109,22 +110,66 @@ func (e *Evaluator) Run(ctx context.Context, in iter.Seq2[*record.Record, error]
 	// The evaluation of one host may keep others' in memory, so the order is
 	// part of the outcome where that runs out.
 	slices.Sort(names)
-	return e.Network.Evaluate(ctx, names, e.facts, func(s network.System) {
-		r := hosts[s.Name]
-		if err := e.apply(ctx, r, s); err != nil {
-			r.Fail(record.Eval, err)
+	// The evaluators do not wait for what is asked of the store.
+	systems := make(chan network.System, len(names))
+	var applied sync.WaitGroup
+	applied.Go(func() {
+		for s := range systems {
+			for _, s := range e.check(ctx, gather(s, systems)) {
+				r := hosts[s.Name]
+				if err := e.apply(ctx, r, s); err != nil {
+					r.Fail(record.Eval, err)
+				}
+				emit(r)
+			}
 		}
-		emit(r)
 	})
+	err := e.Network.Evaluate(ctx, names, e.facts, func(s network.System) { systems <- s })
+	close(systems)
+	applied.Wait()
+	return err
+}
+
+// gather returns first and what else is there already.
+func gather(first network.System, rest <-chan network.System) []network.System {
+	all := []network.System{first}
+	for {
+		select {
+		case s, ok := <-rest:
+			if !ok {
+				return all
+			}
+			all = append(all, s)
+		default:
+			return all
+		}
+	}
+}
+
+// check asks the store about all systems at once, since most of their sources are
+// the same, and about each if anything is wrong.
+func (e *Evaluator) check(ctx context.Context, systems []network.System) []network.System {
+	var drvs []store.Path
+	for _, s := range systems {
+		if s.Err == nil {
+			drvs = append(drvs, s.DrvPath)
+		}
+	}
+	if len(drvs) == 0 || e.checkSources(ctx, drvs...) == nil {
+		return systems
+	}
+	for i, s := range systems {
+		if s.Err == nil {
+			systems[i].Err = e.checkSources(ctx, s.DrvPath)
+		}
+	}
+	return systems
 }
 
 // apply writes an evaluation into the host's record.
 func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.System) error {
 	if s.Err != nil {
 		return s.Err
-	}
-	if err := e.checkSources(ctx, s.DrvPath); err != nil {
-		return err
 	}
 	if err := e.Store.AddRoot(ctx, filepath.Join(e.RootDir, s.Name), s.DrvPath); err != nil {
 		return err
@@ -148,17 +193,17 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 	return nil
 }
 
-// checkSources refuses a system that has something of nx's own folder among its
+// checkSources refuses systems that have something of nx's own folder among their
 // sources. An evaluation that copies the folder as it is fails by itself
 // (network.Seal); this finds it behind a filter, such as lib.cleanSource, and
 // files of it that were named one by one. What Nix copied is in the store then,
 // and the error says how to get it out.
-func (e *Evaluator) checkSources(ctx context.Context, drv store.Path) error {
+func (e *Evaluator) checkSources(ctx context.Context, drvs ...store.Path) error {
 	root, err := filepath.Abs(e.Root)
 	if err != nil {
 		return fmt.Errorf("check sources: %w", err)
 	}
-	sources, err := e.Store.Sources(ctx, drv)
+	sources, err := e.Store.Sources(ctx, drvs...)
 	if err != nil {
 		return err
 	}

@@ -75,8 +75,8 @@ func (r *roots) AddRoot(_ context.Context, link string, p store.Path) error {
 	return r.err
 }
 
-func (r *roots) Sources(ctx context.Context, drv store.Path) ([]store.Path, error) {
-	return (&nixcmd.Nix{}).Sources(ctx, drv)
+func (r *roots) Sources(ctx context.Context, drvs ...store.Path) ([]store.Path, error) {
+	return (&nixcmd.Nix{}).Sources(ctx, drvs...)
 }
 
 var drv = regexp.MustCompile(`/nix/store/[0-9a-z]{32}-nixos-system-[^"]*\.drv`)

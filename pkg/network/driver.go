@@ -167,10 +167,10 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 			it := items[answered]
 			answered++
 			said.reset(s.logger(it))
-			tell(it, []byte(json), nil)
 			if s.limits.memory > 0 && answered < len(items) && peakMemory(pid) > s.limits.memory {
 				end(errMemory)
 			}
+			tell(it, []byte(json), nil)
 			return
 		}
 		if said.add(line) || answered == len(items) || s.flake != "" && lockNotice(line) {

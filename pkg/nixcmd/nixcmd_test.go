@@ -230,6 +230,16 @@ func TestAddRootAndClosure(t *testing.T) {
 		if err != nil || !bytes.Contains(roots, []byte(link)) {
 			t.Errorf("roots of %s are %q, %v, want %s among them", p, roots, err, link)
 		}
+		if !rooted(link, p) {
+			t.Errorf("%s is not found to be a root", link)
+		}
+	}
+	// A copy of a link is none.
+	if err := os.Symlink(string(out), link+"2"); err != nil {
+		t.Fatal(err)
+	}
+	if rooted(link+"2", out) || rooted(link, drvs["top"]) || rooted(link+"3", out) {
+		t.Error("what is no root of a path is found to be one")
 	}
 	paths, size, err := n.Closure(t.Context(), out)
 	if err != nil || paths != 2 || size <= 0 {
