@@ -1,7 +1,7 @@
 # nx: NixOS deployments as a pipeline of small programs. "make" lists what can be made.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build install setup test check-quick lint demo bench fuzz clean
+.PHONY: help build install setup test check-quick lint demo bench bench-eval fuzz clean
 
 GO ?= go
 PREFIX ?= /usr/local
@@ -44,6 +44,9 @@ demo: ## Show the main job on hosts of this machine
 bench: ## Run the benchmarks, each BENCHTIME (default 10x)
 	scripts/setup test
 	$(GO) test -run '^$$' -bench . -benchtime $(or $(BENCHTIME),10x) ./...
+
+bench-eval: ## Compare nx-eval with plain nix-instantiate on HOSTS (default 10) of NXTEST_NIXPKGS
+	$(GO) run ./pkg/eval/bench -hosts $(or $(HOSTS),10) $(if $(MAX_MEMORY),-max-memory $(MAX_MEMORY))
 
 fuzz: ## Run each fuzz target for FUZZTIME (default 20s)
 	GO='$(GO)' scripts/fuzz
