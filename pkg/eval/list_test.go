@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"nx/pkg/eval"
@@ -19,7 +20,9 @@ func TestList(t *testing.T) {
 	var got []string
 	for _, r := range hosts {
 		if r.Failed() {
-			got = append(got, r.Name()+": "+r.Message())
+			// Later versions of Nix know the line, too.
+			message, _, _ := strings.Cut(r.Message(), n.Files[0]+":")
+			got = append(got, r.Name()+": "+strings.TrimSuffix(message, n.Files[0]))
 			continue
 		}
 		got = append(got, string(r.Bytes()))
@@ -27,7 +30,7 @@ func TestList(t *testing.T) {
 	want := []string{
 		`{"nx":1,"kind":"host","name":"a","target":{"host":"a","user":"root"}}`,
 		`{"nx":1,"kind":"host","name":"b","tags":["a","x"],"target":{"host":"b","user":"root"}}`,
-		"broken: evaluate configuration: no, at " + n.Files[0],
+		"broken: evaluate configuration: no, at ",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("list\n got %q\nwant %q", got, want)
