@@ -29,7 +29,7 @@ func (e *EvalError) Log() string { return e.log }
 func (e *EvalError) Hint() string {
 	switch {
 	case strings.Contains(e.Message, sealName+"' has an unsupported type"):
-		return "the configuration copies the folder with nx's state into the Nix store, as src = ./. does: name a folder without .nx, or filter it out"
+		return "the configuration copies the folder with nx's state into the Nix store, as src = ./. does: name a folder without .nx, or filter it out; a flake that is no git repository is copied whole, so keep .nx elsewhere with --root"
 	case noAddress.MatchString(e.Message):
 		return "addresses come with the hosts' records: pipe those of nx-provision to nx-eval, or set it in the network"
 	}
