@@ -327,9 +327,14 @@ func FuzzNixString(f *testing.F) {
 		if err := os.WriteFile(file, []byte(s), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		out, err := exec.Command("nix-instantiate", "--eval", "--expr", nixString(s)+" == builtins.readFile "+file).CombinedOutput()
+		// With a store of nothing: several of these run at once, also on a machine
+		// whose store has never been opened.
+		cmd := exec.Command("nix-instantiate", "--store", "dummy://", "--eval", "--expr", nixString(s)+" == builtins.readFile "+file)
+		var stderr strings.Builder
+		cmd.Stderr = &stderr
+		out, err := cmd.Output()
 		if err != nil || strings.TrimSpace(string(out)) != "true" {
-			t.Errorf("nixString(%q) = %s: %s, %v", s, nixString(s), out, err)
+			t.Errorf("nixString(%q) = %s: %s, %v: %s", s, nixString(s), out, err, &stderr)
 		}
 	})
 }
