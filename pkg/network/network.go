@@ -129,19 +129,30 @@ func (n *Network) About(ctx context.Context) (*About, error) {
 	return s.about(ctx)
 }
 
+// ready opens the network and reads what it is as a whole; what is asked of the
+// session then is evaluated with facts. The caller closes it.
+func (n *Network) ready(ctx context.Context, facts Facts) (*session, *About, error) {
+	s, err := n.open()
+	if err != nil {
+		return nil, nil, err
+	}
+	about, err := s.about(ctx)
+	if err != nil {
+		s.close()
+		return nil, nil, err
+	}
+	s.facts = facts
+	return s, about, nil
+}
+
 // Describe returns every machine and resource of the network with what
 // provisioning needs to know. The error is for the network as a whole.
 func (n *Network) Describe(ctx context.Context, facts Facts) (*Description, error) {
-	s, err := n.open()
+	s, about, err := n.ready(ctx, facts)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	about, err := s.about(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s.facts = facts
 	d := &Description{Name: s.name, UUID: s.uuid, Description: about.Description, EnableRollback: about.EnableRollback}
 	d.Machines, d.Resources = s.describe(ctx, about)
 	return d, ctx.Err()
@@ -151,16 +162,11 @@ func (n *Network) Describe(ctx context.Context, facts Facts) (*Description, erro
 // each as soon as it is evaluated, from several goroutines, in any order. The
 // error is for the network as a whole; then machines may be left out.
 func (n *Network) Evaluate(ctx context.Context, names []string, facts Facts, done func(System)) error {
-	s, err := n.open()
+	s, about, err := n.ready(ctx, facts)
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	about, err := s.about(ctx)
-	if err != nil {
-		return err
-	}
-	s.facts = facts
 	known := map[string]bool{}
 	for _, name := range about.Machines {
 		known[name] = true

@@ -10,16 +10,11 @@ import (
 // Machines returns every machine of the network as Describe does, and no
 // resource: what there is to list, and to choose from before any is evaluated.
 func (n *Network) Machines(ctx context.Context, facts Facts) ([]Machine, error) {
-	s, err := n.open()
+	s, about, err := n.ready(ctx, facts)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	about, err := s.about(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s.facts = facts
 	machines, _ := s.describe(ctx, &About{Machines: about.Machines})
 	return machines, ctx.Err()
 }
@@ -78,15 +73,11 @@ func (s *session) describe(ctx context.Context, about *About) ([]Machine, []Reso
 // configuration whatever the form, resources and lib; or it is a function of a set
 // of these. Paths and derivations are text, functions in sets are left out.
 func (n *Network) Query(ctx context.Context, expression string, facts Facts) (json.RawMessage, error) {
-	s, err := n.open()
+	s, _, err := n.ready(ctx, facts)
 	if err != nil {
 		return nil, err
 	}
 	defer s.close()
-	if _, err := s.about(ctx); err != nil {
-		return nil, err
-	}
-	s.facts = facts
 	s.expression = expression
 	s.limits = s.Network.limits(1)
 	var value json.RawMessage

@@ -19,7 +19,6 @@ import (
 type Nix struct {
 	Options []string     // for every command: "--option", "max-jobs", "4"
 	Log     *slog.Logger // what is built; nil discards it
-
 }
 
 // stopWait is how long a command may take to end after SIGTERM before it is
