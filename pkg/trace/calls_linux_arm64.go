@@ -1,0 +1,15 @@
+package trace
+
+import "golang.org/x/sys/unix"
+
+const auditArch = unix.AUDIT_ARCH_AARCH64
+
+var calls = map[int]call{
+	unix.SYS_OPENAT:     {dir: 0, path: 1, flags: 2, opens: true},
+	unix.SYS_OPENAT2:    {dir: 0, path: 1, flags: -1, opens: true},
+	unix.SYS_FSTATAT:    {dir: 0, path: 1, flags: -1},
+	unix.SYS_STATX:      {dir: 0, path: 1, flags: -1},
+	unix.SYS_FACCESSAT:  {dir: 0, path: 1, flags: -1},
+	unix.SYS_FACCESSAT2: {dir: 0, path: 1, flags: -1},
+	unix.SYS_READLINKAT: {dir: 0, path: 1, flags: -1},
+}

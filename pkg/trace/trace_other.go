@@ -1,0 +1,10 @@
+//go:build !(linux && (amd64 || arm64))
+
+package trace
+
+import "os/exec"
+
+// Start returns ErrUnsupported.
+func Start(*exec.Cmd, func(path string, flags, thread int)) (stop func() error, err error) {
+	return nil, ErrUnsupported
+}
