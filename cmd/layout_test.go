@@ -19,18 +19,20 @@ var imports = map[string][]string{
 	"pkg/target": {},
 	"pkg/record": {"pkg/store", "pkg/target"},
 
-	"pkg/network": {"pkg/record", "pkg/store"},
+	"pkg/inputs":  {},
+	"pkg/network": {"pkg/record", "pkg/store", "pkg/inputs"},
 	"pkg/closure": {"pkg/store"},
 	"pkg/state":   {},
 
 	"pkg/nixcmd":   {"pkg/store"},
 	"pkg/nixserve": {"pkg/store"},
 	"pkg/remote":   {"pkg/target"},
+	"pkg/trace":    {},
 
 	"pkg/provision":         {"pkg/record", "pkg/target", "pkg/state"},
 	"pkg/provision/none":    {"pkg/provision", "pkg/target"},
 	"pkg/provision/sandbox": {"pkg/provision", "pkg/target", "pkg/testhost"},
-	"pkg/eval":              {"pkg/record", "pkg/store", "pkg/network"},
+	"pkg/eval":              {"pkg/record", "pkg/store", "pkg/network", "pkg/inputs"},
 	"pkg/build":             {"pkg/record", "pkg/store"},
 	"pkg/deliver":           {"pkg/record", "pkg/store", "pkg/target", "pkg/closure"},
 	"pkg/activate":          {"pkg/record", "pkg/store", "pkg/target"},

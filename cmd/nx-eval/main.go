@@ -15,10 +15,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"nx/pkg/cli"
 	"nx/pkg/eval"
@@ -27,12 +29,14 @@ import (
 	"nx/pkg/record"
 	"nx/pkg/state"
 	"nx/pkg/stream"
+	"nx/pkg/trace"
 )
 
 type commands struct {
 	cli.Shared
 	cli.Network
 	MaxMemory cli.Size `placeholder:"SIZE" help:"End an evaluator that has taken more memory, such as 2G, after the host it crossed that with, and go on in a new one (default: what the machine has for each of -j)."`
+	NoCache   bool     `help:"Evaluate everything, and remember nothing. Otherwise what was evaluated is not evaluated again while all that it read is the same."`
 	ShowTrace bool     `help:"Show and record the whole of Nix' trace with an error, not only the steps in files of the network."`
 
 	Eval  evaluate `cmd:"" default:"withargs" help:"Evaluate each host's system."`
@@ -52,15 +56,21 @@ func (c *commands) network(p *cli.Process) (*network.Network, *nixcmd.Nix, error
 	if err := network.Seal(filepath.Join(p.Root, ".nx")); err != nil {
 		return nil, nil, err
 	}
-	nix := &nixcmd.Nix{Log: p.Log}
-	return &network.Network{Files: c.File, Format: c.Format, OverrideInputs: c.OverrideInput, Args: c.NixArgs(), Name: c.Name, UUID: remembered.UUID(),
-		Jobs: p.Jobs, MaxMemory: int64(c.MaxMemory), ShowTrace: c.ShowTrace, Nix: nix, Log: p.Log}, nix, nil
+	nix := &nixcmd.Nix{Log: p.Log, Trace: trace.Start}
+	n := &network.Network{Files: c.File, Format: c.Format, OverrideInputs: c.OverrideInput, Args: c.NixArgs(), Name: c.Name, UUID: remembered.UUID(),
+		Jobs: p.Jobs, MaxMemory: int64(c.MaxMemory), ShowTrace: c.ShowTrace, Nix: nix, Log: p.Log}
+	if !c.NoCache {
+		n.Cache = &network.Cache{Dir: filepath.Join(p.Root, ".nx/eval")}
+	}
+	return n, nix, nil
 }
 
 type evaluate struct {
 	cli.Files
 	All       bool   `help:"Evaluate every machine of the network and read no records."`
 	OutDir    string `placeholder:"DIR" help:"Write a file NAME.jsonl for each host into DIR instead of stdout: those that change, once the stream is whole. Files of hosts that left the network are removed."`
+	Depfile   string `placeholder:"FILE" help:"Write a rule for make to FILE: what -o FILE depends on is what the evaluation read."`
+	DepTarget string `name:"depfile-target" placeholder:"TARGET" help:"The rule's target (default: that of -o)."`
 	GCRootDir string `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's derivation by a link in DIR (default: .nx/drvs under --root)."`
 }
 
@@ -72,6 +82,10 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process, flags *commands) err
 	}
 	if c.All && len(c.Files.Files) > 0 {
 		return &cli.UsageError{Err: errors.New("--all reads no records"), HintMsg: "leave out either --all or the record files"}
+	}
+	rule, err := c.rule(flags.Output, flags.IfChanged, n)
+	if err != nil {
+		return err
 	}
 	if c.GCRootDir == "" {
 		c.GCRootDir = filepath.Join(p.Root, ".nx/drvs")
@@ -89,7 +103,7 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process, flags *commands) err
 	}
 	s.Facts = e.Fact
 	if c.OutDir == "" {
-		return stream.Run(ctx, s, e.Run)
+		return rule(stream.Run(ctx, s, e.Run))
 	}
 	if s.Output.File != "" {
 		return &cli.UsageError{Err: errors.New("--out-dir and -o: each says where records go"), HintMsg: "leave out one of them"}
@@ -99,7 +113,41 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process, flags *commands) err
 		return err
 	}
 	s.Output.Take = func(records []*record.Record) error { return eval.WriteDir(c.OutDir, records, about.Machines) }
-	return stream.Run(ctx, s, e.Run)
+	return rule(stream.Run(ctx, s, e.Run))
+}
+
+// rule returns what to call with the outcome of an evaluation of n: it writes the
+// rule for make if one is asked for and all hosts were evaluated. Output is
+// -o; kept says that it may not be touched without need.
+func (c *evaluate) rule(output string, kept bool, n *network.Network) (func(error) error, error) {
+	switch {
+	case c.Depfile == "" && c.DepTarget == "":
+		return func(err error) error { return err }, nil
+	case c.Depfile == "":
+		return nil, &cli.UsageError{Err: errors.New("--depfile-target without a file for the rule"), HintMsg: "name it with --depfile FILE"}
+	case c.DepTarget == "":
+		if c.DepTarget = output; c.DepTarget == "" {
+			return nil, &cli.UsageError{Err: errors.New("--depfile without a target"), HintMsg: "write records to a file with -o FILE, or name the target with --depfile-target"}
+		}
+	}
+	if n.Cache == nil {
+		n.Cache = &network.Cache{}
+	}
+	return func(err error) error {
+		if err != nil {
+			return err
+		}
+		read, err := n.Cache.Inputs()
+		if err != nil {
+			return err
+		}
+		if err := eval.WriteRule(c.Depfile, c.DepTarget, read); err != nil || c.DepTarget != output || kept {
+			return err
+		}
+		// To rename files into a folder changes its time, and it may be one that was
+		// read: the target has to be the newest.
+		return os.Chtimes(output, time.Time{}, time.Now())
+	}, nil
 }
 
 type list struct {

@@ -147,11 +147,12 @@ func gather(first network.System, rest <-chan network.System) []network.System {
 }
 
 // check asks the store about all systems at once, since most of their sources are
-// the same, and about each if anything is wrong.
+// the same, and about each if anything is wrong. Those that are known from an
+// earlier evaluation were checked then, and nothing is copied for them now.
 func (e *Evaluator) check(ctx context.Context, systems []network.System) []network.System {
 	var drvs []store.Path
 	for _, s := range systems {
-		if s.Err == nil {
+		if s.Err == nil && !s.Known {
 			drvs = append(drvs, s.DrvPath)
 		}
 	}
@@ -159,7 +160,7 @@ func (e *Evaluator) check(ctx context.Context, systems []network.System) []netwo
 		return systems
 	}
 	for i, s := range systems {
-		if s.Err == nil {
+		if s.Err == nil && !s.Known {
 			systems[i].Err = e.checkSources(ctx, s.DrvPath)
 		}
 	}
@@ -174,7 +175,11 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 	if err := e.Store.AddRoot(ctx, filepath.Join(e.RootDir, s.Name), s.DrvPath); err != nil {
 		return err
 	}
-	e.Log.Info("evaluated", "host", s.Name, "drv", string(s.DrvPath))
+	did := "evaluated"
+	if s.Known {
+		did = "unchanged"
+	}
+	e.Log.Info(did, "host", s.Name, "drv", string(s.DrvPath))
 	if err := mergeTarget(r, s.Target); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"nx/pkg/inputs"
 	"nx/pkg/record"
 )
 
@@ -72,4 +73,25 @@ func wrote(file, host string) bool {
 	}
 	r, err := record.Parse(bytes.TrimSuffix(line, []byte("\n")))
 	return err == nil && r.Kind() == record.KindHost && r.Name() == host
+}
+
+// WriteRule writes to file a rule for make: target depends on what was read. Names
+// of files below the working directory are relative to it. The file is not touched
+// if it says that already.
+func WriteRule(file, target string, read []inputs.Input) error {
+	dir, err := os.Getwd()
+	if err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	var rule bytes.Buffer
+	if err := inputs.WriteRule(&rule, target, read, dir); err != nil {
+		return err
+	}
+	if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, rule.Bytes()) {
+		return nil
+	}
+	if err := renameio.WriteFile(file, rule.Bytes(), 0o666, renameio.WithExistingPermissions(), renameio.WithTempDir(filepath.Dir(file))); err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
+	}
+	return nil
 }

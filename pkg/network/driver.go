@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -29,9 +30,11 @@ type session struct {
 	flake      string // the reference, if the network is one
 	name, uuid string
 	facts      Facts
-	expression string // of a query
-	nixpkgs    string // known after about
-	own        string // a flake's folder in the store, known after about
+	expression string   // of a query
+	nixpkgs    string   // known after about
+	own        string   // a flake's folder in the store, known after about
+	search     []string // Nix' search path, known after about
+	moment     string   // why answers are for now only, whatever is read
 	mark       string
 	limits     limits
 	asked      atomic.Int32
@@ -52,6 +55,7 @@ type request struct {
 	Files      []string          `json:"files"`
 	Format     string            `json:"format"`
 	System     string            `json:"system,omitempty"` // for a flake: this machine's
+	Folder     string            `json:"folder"`           // a flake's, in its repository
 	Deployment map[string]string `json:"deployment"`
 	Facts      Facts             `json:"facts"`
 	Expression string            `json:"-"` // of a query; in a file of its own
@@ -105,6 +109,7 @@ func (n *Network) open() (*session, error) {
 }
 
 func (s *session) close() {
+	s.remember()
 	if err := os.RemoveAll(s.dir); err != nil {
 		s.log().Warn("remove nix expressions", "error", err)
 	}
@@ -120,15 +125,26 @@ func (s *session) log() *slog.Logger {
 func (s *session) about(ctx context.Context) (*About, error) {
 	a := &About{}
 	var failed error
-	s.ask(ctx, "", []item{{Kind: "network"}}, func(_ item, answer []byte, err error) {
+	take := func(_ item, answer []byte, err error) {
 		if failed = err; err == nil {
 			failed = json.Unmarshal(answer, a)
+		}
+		s.nixpkgs, s.own, s.search = a.Nixpkgs, a.Own, a.SearchPath
+		for _, name := range a.Unlocked {
+			if !slices.ContainsFunc(s.OverrideInputs, func(o [2]string) bool { return o[0] == name && fixed(o[1]) }) {
+				s.moment = "the flake has no lock for its input " + name
+			}
 		}
 		var wrong *json.UnmarshalTypeError
 		if errors.As(failed, &wrong) {
 			failed = fmt.Errorf("network.%s is a %s, not a %s", wrong.Field, wrong.Value, wrong.Type.Kind())
 		}
-	})
+	}
+	known, rest := s.recall("", []item{{Kind: "network"}})
+	for _, k := range known {
+		take(k.item, k.answer, nil)
+	}
+	s.ask(ctx, "", rest, take)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -140,7 +156,6 @@ func (s *session) about(ctx context.Context) (*About, error) {
 			return nil, fmt.Errorf("read network %s: machine: %w", s.Files[0], err)
 		}
 	}
-	s.nixpkgs, s.own = a.Nixpkgs, a.Own
 	s.warned.Do(func() {
 		for _, w := range a.Warnings {
 			s.log().Warn(w)
@@ -158,15 +173,20 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 		return 0, fmt.Errorf("write evaluation request: %w", err)
 	}
 	answered := 0
+	memory := s.memorize(answer)
 	last := "" // what Nix said last: why it was aborted, when it was
 	var said transcript
 	child, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	err = run(child, args, s.limits.env, func(line string, pid int) {
+	unseen, err := run(child, args, s.limits.env, func(line string, pid int) {
 		if _, json, ok := strings.Cut(line, s.mark); ok && answered < len(items) {
 			it := items[answered]
 			answered++
-			said.reset(s.logger(it))
+			for _, line := range said.reset() {
+				memory.say(line)
+				s.logger(it).Info("output", "line", line)
+			}
+			memory.take(it, json)
 			if s.limits.memory > 0 && answered < len(items) && peakMemory(pid) > s.limits.memory {
 				end(errMemory)
 			}
@@ -177,8 +197,10 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 			return
 		}
 		last = line
+		memory.say(line)
 		s.logger(items[answered]).Info("output", "line", line)
-	})
+	}, memory.saw())
+	memory.keep(unseen)
 	if context.Cause(child) == errMemory {
 		return answered, errMemory
 	}
@@ -205,7 +227,7 @@ func (s *session) logger(it item) *slog.Logger {
 }
 
 // A runner is one of the methods of an Evaluator.
-type runner func(ctx context.Context, args, env []string, line func(line string, pid int)) error
+type runner func(ctx context.Context, args, env []string, line func(line string, pid int), saw func(path string, flags, thread int)) (unseen, err error)
 
 // command writes r for the evaluator and returns what to run, with which arguments.
 func (s *session) command(r request) (run runner, args []string, err error) {

@@ -2,7 +2,6 @@ package network
 
 import (
 	"fmt"
-	"log/slog"
 	"regexp"
 	"strings"
 )
@@ -195,12 +194,11 @@ func (t *transcript) add(line string) bool {
 
 func (t *transcript) empty() bool { return len(t.lines) == 0 }
 
-// reset gives up what turned out to be no error.
-func (t *transcript) reset(log *slog.Logger) {
-	for _, line := range t.lines {
-		log.Info("output", "line", line)
-	}
+// reset returns and gives up what turned out to be no error.
+func (t *transcript) reset() []string {
+	lines := t.lines
 	t.lines = nil
+	return lines
 }
 
 // failure returns the error with the names of files below dir relative to it: a

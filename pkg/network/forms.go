@@ -59,16 +59,49 @@ func (s *session) openFlake(ref string) error {
 		}
 		s.flake = folder
 	}
+	for _, named := range append([][2]string{{"", s.flake}}, s.OverrideInputs...) {
+		if !fixed(named[1]) {
+			s.moment = named[1] + " names no revision"
+		}
+	}
 	folder, _, _ = strings.Cut(folder, "?")
 	s.name, s.uuid = s.deployment(folder)
 	return nil
+}
+
+// revision is in a reference that means the same flake for ever (Nix manual, flake
+// references): "github:o/r/REV", "git+https://h/r?rev=REV", "…&narHash=…".
+var revision = regexp.MustCompile(`^[a-z]+:[^/?]+/[^/?]+/[0-9a-f]{40}(?:\?|$)|[?&](?:rev|narHash)=`)
+
+// fixed tells whether ref is a flake on this machine, whose files are seen to be
+// read, or one that is never another.
+func fixed(ref string) bool {
+	_, file, ok := strings.Cut(ref, ":")
+	return filepath.IsAbs(ref) || ok && strings.HasPrefix(file, "/") && !strings.HasPrefix(file, "//") ||
+		strings.HasPrefix(ref, "git+file:///") || strings.HasPrefix(ref, ".") || revision.MatchString(ref)
+}
+
+// folderOf returns where in its repository a flake is: "" if it is all of it.
+func folderOf(ref string) string {
+	if file, query, ok := strings.Cut(ref, "?"); ok {
+		if values, err := url.ParseQuery(query); err == nil && values.Get("dir") != "" {
+			return values.Get("dir")
+		}
+		ref = file
+	}
+	for dir := ref; filepath.IsAbs(dir) && dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, ".git")); err == nil {
+			return strings.TrimPrefix(strings.TrimPrefix(ref, dir), "/")
+		}
+	}
+	return ""
 }
 
 // flakeArgs writes r and returns the arguments of "nix eval" that have it
 // answered. As a flake is evaluated purely, what it is called with comes as a
 // file too.
 func (s *session) flakeArgs(r request) ([]string, error) {
-	r.Facts, r.System = Facts{}, nixSystem()
+	r.Facts, r.System, r.Folder = Facts{}, nixSystem(), folderOf(s.flake)
 	folder, err := s.write(r)
 	if err != nil {
 		return nil, err

@@ -37,8 +37,9 @@ type Network struct {
 
 	ShowTrace bool // errors have the whole trace, and it is logged
 
-	Nix Evaluator
-	Log *slog.Logger
+	Nix   Evaluator
+	Cache *Cache // nil: nothing is remembered, nor is it seen what is read
+	Log   *slog.Logger
 
 	warned sync.Once
 }
@@ -47,12 +48,18 @@ type Network struct {
 type Evaluator interface {
 	// Instantiate runs nix-instantiate with args, and with env over this
 	// process's environment, and hands each line of its standard error to line,
-	// without the newline, as it comes, with the id of the process. The error
-	// says how the process ended, not what it wrote; it wraps the
-	// [*exec.ExitError] where it has one.
-	Instantiate(ctx context.Context, args, env []string, line func(line string, pid int)) error
+	// without the newline, as it comes, with the id of the process. Where saw is
+	// not nil, it is called for each path that the process and its children ask the
+	// state of, with negative flags, or open to read, with those of open(2), while
+	// they wait; unseen says why it was not called, or not for all. The error says how the process ended, not what it wrote; it
+	// wraps the [*exec.ExitError] where it has one.
+	Instantiate(ctx context.Context, args, env []string, line func(line string, pid int), saw func(path string, flags, thread int)) (unseen, err error)
 	// EvalFlake runs "nix eval" with args in the same way.
-	EvalFlake(ctx context.Context, args, env []string, line func(line string, pid int)) error
+	EvalFlake(ctx context.Context, args, env []string, line func(line string, pid int), saw func(path string, flags, thread int)) (unseen, err error)
+	// Identity returns a text that another installation or version of Nix has not.
+	Identity() (string, error)
+	// Invalid returns those of paths that are not in the store.
+	Invalid(ctx context.Context, paths ...store.Path) ([]store.Path, error)
 }
 
 // About is what the files say of the network as a whole.
@@ -62,6 +69,8 @@ type About struct {
 	EnableRollback bool
 	Nixpkgs        string   // the folder of the nixpkgs in use; empty for a flake
 	Own            string   // a flake's own folder in the store
+	SearchPath     []string // Nix', without the names that entries are found by
+	Unlocked       []string // a flake's inputs that its lock file lacks
 	Machines       []string // names, sorted
 	Resources      []struct{ Type, Name string }
 	Warnings       []string // what the files ask for and do not get
@@ -102,6 +111,7 @@ type System struct {
 	Target     json.RawMessage // {"host": …, "port": …, "user": …, "sudo": […]}; sudo is for whoever is not root
 	Tags       []string
 	Deployment json.RawMessage // what later stages need of config.deployment; no key contents
+	Known      bool            // from an earlier evaluation, whose inputs are the same
 	Err        error
 }
 
@@ -167,13 +177,13 @@ func (n *Network) Evaluate(ctx context.Context, names []string, facts Facts, don
 		return err
 	}
 	defer s.close()
-	known := map[string]bool{}
+	machines := map[string]bool{}
 	for _, name := range about.Machines {
-		known[name] = true
+		machines[name] = true
 	}
 	var items []item
 	for _, name := range names {
-		if !known[name] {
+		if !machines[name] {
 			done(System{Name: name, Err: fmt.Errorf("evaluate configuration: the network has no machine %q", name)})
 			continue
 		}
@@ -187,6 +197,10 @@ func (n *Network) Evaluate(ctx context.Context, names []string, facts Facts, don
 				sys = System{Name: it.Name, Err: fmt.Errorf("read evaluation: %w", err)}
 			}
 		}
+		done(sys)
+	}
+	known, items := s.recallSystems(ctx, items)
+	for _, sys := range known {
 		done(sys)
 	}
 	s.askAll(ctx, "system", items, system)

@@ -593,23 +593,27 @@ type script struct {
 	processes [][]string
 }
 
-func (s *script) EvalFlake(context.Context, []string, []string, func(string, int)) error {
-	return errors.New("no flake is evaluated here")
+func (s *script) EvalFlake(context.Context, []string, []string, func(string, int), func(string, int, int)) (unseen, err error) {
+	return nil, errors.New("no flake is evaluated here")
 }
 
-func (s *script) Instantiate(ctx context.Context, args, _ []string, line func(string, int)) error {
+func (s *script) Identity() (string, error) { return "script", nil }
+
+func (s *script) Invalid(context.Context, ...store.Path) ([]store.Path, error) { return nil, nil }
+
+func (s *script) Instantiate(ctx context.Context, args, _ []string, line func(string, int), _ func(string, int, int)) (unseen, err error) {
 	say := func(l string) { line(l, os.Getpid()) }
 	b, err := os.ReadFile(args[slices.Index(args, "nxRequest")+1])
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var q request
 	if err := json.Unmarshal(b, &q); err != nil {
-		return err
+		return nil, err
 	}
 	if q.Items[0].Kind == "network" {
 		say(q.Mark + s.about)
-		return nil
+		return nil, nil
 	}
 	var names []string
 	for _, it := range q.Items {
@@ -622,17 +626,17 @@ func (s *script) Instantiate(ctx context.Context, args, _ []string, line func(st
 		say("trace: looking at " + name)
 		say("error: this is a trace of the user's too")
 		if s.crash[name] {
-			return errors.New("signal: killed")
+			return nil, errors.New("signal: killed")
 		}
 		say("trace: " + q.Mark + `{"drvPath":"` + store.Dir + `/00000000000000000000000000000000-x.drv","system":"` + name + `"}`)
 		if s.told != nil {
 			s.told(name)
 		}
 		if err := ctx.Err(); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // Machines are told of one by one while their evaluator runs; one that kills it
@@ -706,7 +710,7 @@ type deadly struct {
 	processes int
 }
 
-func (d *deadly) Instantiate(ctx context.Context, args, env []string, line func(string, int)) error {
+func (d *deadly) Instantiate(ctx context.Context, args, env []string, line func(string, int), saw func(string, int, int)) (unseen, err error) {
 	d.mu.Lock()
 	d.processes++
 	d.mu.Unlock()
@@ -720,7 +724,7 @@ func (d *deadly) Instantiate(ctx context.Context, args, env []string, line func(
 		}
 		d.mu.Unlock()
 		line(l, pid)
-	})
+	}, saw)
 }
 
 // A machine whose evaluator is killed, as the kernel does for memory, is

@@ -55,16 +55,24 @@ func (s *session) describe(ctx context.Context, about *About) ([]Machine, []Reso
 	}
 	// Most need none of NixOS' modules to say where they are; those that do are
 	// asked again with all of them.
-	s.ask(ctx, lightly, items, func(it item, answer []byte, err error) {
+	light := func(it item, answer []byte, err error) {
 		if err != nil || string(answer) == "null" {
 			again = append(again, it)
 			return
 		}
 		take(it, answer, nil)
-	})
-	if len(again) > 0 {
-		s.askAll(ctx, "describeFully", again, take)
 	}
+	known, items := s.recall(lightly, items)
+	for _, k := range known {
+		light(k.item, k.answer, nil)
+	}
+	s.ask(ctx, lightly, items, light)
+	if known, again = s.recall("describeFully", again); len(known) > 0 {
+		for _, k := range known {
+			take(k.item, k.answer, nil)
+		}
+	}
+	s.askAll(ctx, "describeFully", again, take)
 	return machines, resources
 }
 

@@ -153,15 +153,15 @@ type counter struct {
 	processes, lines int
 }
 
-func (c *counter) Instantiate(ctx context.Context, args, env []string, line func(string, int)) error {
-	return c.count(ctx, c.Nix.Instantiate, args, env, line)
+func (c *counter) Instantiate(ctx context.Context, args, env []string, line func(string, int), saw func(string, int, int)) (unseen, err error) {
+	return c.count(ctx, c.Nix.Instantiate, args, env, line, saw)
 }
 
-func (c *counter) EvalFlake(ctx context.Context, args, env []string, line func(string, int)) error {
-	return c.count(ctx, c.Nix.EvalFlake, args, env, line)
+func (c *counter) EvalFlake(ctx context.Context, args, env []string, line func(string, int), saw func(string, int, int)) (unseen, err error) {
+	return c.count(ctx, c.Nix.EvalFlake, args, env, line, saw)
 }
 
-func (c *counter) count(ctx context.Context, run runner, args, env []string, line func(string, int)) error {
+func (c *counter) count(ctx context.Context, run runner, args, env []string, line func(string, int), saw func(string, int, int)) (unseen, err error) {
 	c.mu.Lock()
 	c.processes++
 	c.mu.Unlock()
@@ -172,7 +172,7 @@ func (c *counter) count(ctx context.Context, run runner, args, env []string, lin
 		}
 		c.mu.Unlock()
 		line(l, pid)
-	})
+	}, saw)
 }
 
 // Machines whose package sets are the same have it from one import.

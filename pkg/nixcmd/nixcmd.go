@@ -5,10 +5,12 @@ package nixcmd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
@@ -19,6 +21,11 @@ import (
 type Nix struct {
 	Options []string     // for every command: "--option", "max-jobs", "4"
 	Log     *slog.Logger // what is built; nil discards it
+
+	// Trace starts a command and calls saw for each path that it looks at, while it
+	// waits, until stop is called, whose error says that some were missed. Where it
+	// fails, the command has not been started. nil: nothing is traced.
+	Trace func(cmd *exec.Cmd, saw func(path string, flags, thread int)) (stop func() error, err error)
 }
 
 // stopWait is how long a command may take to end after SIGTERM before it is
@@ -52,20 +59,22 @@ var busy = regexp.MustCompile(`^(warning|error): .*SQLite database '.*' is busy`
 
 // Instantiate runs nix-instantiate with args, and with env over this process's
 // environment, and hands each line of its standard error to line, without the
-// newline, as it comes, with the id of the process. The error says how the
-// process ended, not what it wrote.
-func (n *Nix) Instantiate(ctx context.Context, args, env []string, line func(line string, pid int)) error {
-	return n.evaluate(n.command(ctx, "nix-instantiate", args...), env, line)
+// newline, as it comes, with the id of the process. Where saw is not nil, it is
+// called for each path that the process and its children look at, and unseen says
+// why it was not, or not for all. The error says how the process ended, not what
+// it wrote.
+func (n *Nix) Instantiate(ctx context.Context, args, env []string, line func(line string, pid int), saw func(path string, flags, thread int)) (unseen, err error) {
+	return n.evaluate(n.command(ctx, "nix-instantiate", args...), env, line, saw)
 }
 
 // EvalFlake runs nix eval with args, as Instantiate runs nix-instantiate.
-func (n *Nix) EvalFlake(ctx context.Context, args, env []string, line func(line string, pid int)) error {
+func (n *Nix) EvalFlake(ctx context.Context, args, env []string, line func(line string, pid int), saw func(path string, flags, thread int)) (unseen, err error) {
 	args = append([]string{"eval", "--extra-experimental-features", "nix-command flakes"}, args...)
-	return n.evaluate(n.command(ctx, "nix", args...), env, line)
+	return n.evaluate(n.command(ctx, "nix", args...), env, line, saw)
 }
 
 // evaluate runs cmd, an evaluator.
-func (n *Nix) evaluate(cmd *exec.Cmd, env []string, line func(line string, pid int)) error {
+func (n *Nix) evaluate(cmd *exec.Cmd, env []string, line func(line string, pid int), saw func(path string, flags, thread int)) (unseen, err error) {
 	cmd.Env = append(cmd.Env, env...)
 	// An evaluation looks for signals only where it writes to the store. Nothing
 	// is lost by killing it; the moment before is for builds that it waits for.
@@ -73,27 +82,63 @@ func (n *Nix) evaluate(cmd *exec.Cmd, env []string, line func(line string, pid i
 		time.AfterFunc(evalStopWait, func() { _ = cmd.Process.Kill() })
 		return cmd.Process.Signal(syscall.SIGTERM)
 	}
-	return follow(cmd, func(l string) {
+	start := cmd.Start
+	stop := func() error { return nil }
+	if saw != nil {
+		start = func() (err error) {
+			if n.Trace == nil {
+				unseen = errors.New("nothing is traced")
+				return cmd.Start()
+			}
+			if stop, unseen = n.Trace(cmd, saw); unseen != nil {
+				stop = func() error { return nil }
+				return cmd.Start()
+			}
+			return nil
+		}
+	}
+	err = follow(cmd, start, func(l string) {
 		if busy.MatchString(l) {
 			n.log().Debug("output", "line", l)
 			return
 		}
 		line(l, cmd.Process.Pid)
 	})
+	return errors.Join(unseen, stop()), err
 }
 
-// follow runs cmd and hands each line of its standard error to line.
-func follow(cmd *exec.Cmd, line func(string)) error {
+// follow starts and waits for cmd and hands each line of its standard error to line.
+func follow(cmd *exec.Cmd, start func() error, line func(string)) error {
 	// A writer rather than a pipe that is read here: what a command left behind,
 	// such as an ssh master, may hold its standard error open, and then WaitDelay ends it.
 	stderr := &lineWriter{line: line}
 	cmd.Stderr = stderr
-	err := cmd.Run()
+	err := start()
+	if err == nil {
+		err = cmd.Wait()
+	}
 	stderr.close()
 	if err != nil {
 		return fmt.Errorf("%s: %w", cmd.Args[0], err)
 	}
 	return nil
+}
+
+// Identity returns where nix-instantiate is and which file that is: another
+// version has another.
+func (n *Nix) Identity() (string, error) {
+	name, err := exec.LookPath("nix-instantiate")
+	if err == nil {
+		name, err = filepath.EvalSymlinks(name)
+	}
+	if err != nil {
+		return "", fmt.Errorf("identify nix: %w", err)
+	}
+	info, err := os.Stat(name)
+	if err != nil {
+		return "", fmt.Errorf("identify nix: %w", err)
+	}
+	return fmt.Sprintf("%s %d %d", name, info.Size(), info.ModTime().UnixNano()), nil
 }
 
 // A lineWriter cuts what is written to it into lines.

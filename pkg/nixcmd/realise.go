@@ -76,7 +76,8 @@ func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 		b.built = 0 // each run counts for itself
 		args := []string{"--realise", "--keep-going", "--log-format", "internal-json", "-v"}
 		args = append(args, before...)
-		err := follow(n.command(ctx, "nix-store", args...), func(line string) { b.line(ctx, line) })
+		cmd := n.command(ctx, "nix-store", args...)
+		err := follow(cmd, cmd.Start, func(line string) { b.line(ctx, line) })
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -82,3 +82,27 @@ func (n *Nix) Sources(ctx context.Context, drvs ...store.Path) ([]store.Path, er
 	}
 	return sources, nil
 }
+
+// Invalid returns those of paths that are not in the store.
+func (n *Nix) Invalid(ctx context.Context, paths ...store.Path) ([]store.Path, error) {
+	if len(paths) == 0 {
+		return nil, nil
+	}
+	args := []string{"--check-validity", "--print-invalid"}
+	for _, p := range paths {
+		args = append(args, string(p))
+	}
+	out, err := n.output(ctx, "nix-store", args...)
+	if err != nil {
+		return nil, fmt.Errorf("check store paths: %w", err)
+	}
+	var invalid []store.Path
+	for line := range strings.Lines(string(out)) {
+		p, err := store.Parse(strings.TrimSuffix(line, "\n"))
+		if err != nil {
+			return nil, fmt.Errorf("check store paths: %w", err)
+		}
+		invalid = append(invalid, p)
+	}
+	return invalid, nil
+}

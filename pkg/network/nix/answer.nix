@@ -7,7 +7,7 @@
 
 let
   answers = {
-    network = _: network.about;
+    network = _: network.about // { searchPath = map (entry: toString entry.path) builtins.nixPath; };
     machine = item: network.machine.${request.answer} item.name;
     resource = item: network.resource.${request.answer} item.type item.name;
     query = _: import ./query.nix { inherit expression; inherit (network) scope; };

@@ -15,7 +15,7 @@
         network = import ./flakes.nix {
           flake = network;
           arguments = import (request + "/arguments.nix");
-          inherit (question) format system deployment;
+          inherit (question) format system deployment folder;
         };
       };
     };

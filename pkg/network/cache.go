@@ -1,0 +1,616 @@
+package network
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sync/errgroup"
+
+	"nx/pkg/inputs"
+	"nx/pkg/store"
+)
+
+// A Cache remembers what evaluations answered and what they had read, so that
+// nothing is evaluated when nothing is different: all files by their contents,
+// what was looked for and was not there, the variables that the files mention,
+// and what the network was called with. It is exact: what cannot be known to be
+// the same is evaluated.
+type Cache struct {
+	Dir string // has a file for each way of calling a network; empty: nothing is remembered beyond this process
+
+	mu     sync.Mutex
+	pages  map[string]*page
+	used   map[inputs.Input]bool
+	missed error
+}
+
+// Inputs returns all that was read for the answers that were given, sorted. The
+// error says that it is not known: evaluators cannot be traced here.
+func (c *Cache) Inputs() ([]inputs.Input, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.missed != nil {
+		return nil, fmt.Errorf("list what the evaluation read: %w", c.missed)
+	}
+	var read []inputs.Input
+	for in := range c.used {
+		if filepath.IsAbs(in.Path) && place(in.Path) == anywhere {
+			read = append(read, in)
+		}
+	}
+	slices.SortFunc(read, func(a, b inputs.Input) int { return strings.Compare(a.Path, b.Path) })
+	return read, nil
+}
+
+// use notes that an answer depends on in.
+func (c *Cache) use(in []inputs.Input) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.used == nil {
+		c.used = map[inputs.Input]bool{}
+	}
+	for _, in := range in {
+		c.used[in] = true
+	}
+}
+
+// kept is how many pages there are at most: the oldest go.
+const kept = 16
+
+// A page has the answers of one network called in one way. Its JSON is the file.
+type page struct {
+	Version  int
+	Inputs   []inputs.Input // each once
+	States   []string       // of Inputs
+	Readings [][][2]int     // of evaluators: ranges of Inputs, [first, behind the last], in the order they were read
+	Answers  map[string]remembered
+
+	cache *Cache
+	file  string
+	*table
+	changed map[string]inputs.Input // of answers that do not hold any more: what is different
+	fresh   []*reading
+	stale   bool // the file is not what this is
+}
+
+// pageVersion is raised when the file's meaning or that of an answer changes in
+// a way that the key does not have.
+const pageVersion = 1
+
+// A remembered is one answer.
+type remembered struct {
+	Reading int
+	UpTo    int             // how many inputs of the reading it depends on
+	Text    json.RawMessage // as the evaluator gave it
+	Said    []string        `json:",omitempty"` // by the evaluator, for people
+
+	reading *reading // if it is of this process
+}
+
+// open returns the page of key, with only those answers that hold now.
+func (c *Cache) open(key string) *page {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p, ok := c.pages[key]; ok {
+		return p
+	}
+	p := &page{cache: c}
+	if c.Dir != "" {
+		p.file = filepath.Join(c.Dir, inputs.Digest(key)[:32]+".json")
+		p.load()
+	}
+	if p.Answers == nil {
+		p.Answers = map[string]remembered{}
+	}
+	p.Version = pageVersion
+	p.table = &table{stamps: map[inputs.Input]inputs.Stamp{}, unsure: map[inputs.Input]bool{}, read: map[string]mentions{}}
+	if c.pages == nil {
+		c.pages = map[string]*page{}
+	}
+	c.pages[key] = p
+	return p
+}
+
+// load reads the file and forgets the answers that do not hold any more. A file
+// that cannot be read, or is of another version, is no page.
+func (p *page) load() {
+	b, err := os.ReadFile(p.file)
+	if err != nil || json.Unmarshal(b, p) != nil || p.Version != pageVersion || !p.whole() {
+		*p = page{cache: p.cache, file: p.file}
+		return
+	}
+	now := time.Now()
+	_ = os.Chtimes(p.file, now, now) // the oldest go first
+	same := p.same()
+	p.changed = map[string]inputs.Input{}
+	// As far as each reading holds.
+	holds := make([]int, len(p.Readings))
+	first := make([]inputs.Input, len(p.Readings))
+	for i, ranges := range p.Readings {
+	reading:
+		for _, r := range ranges {
+			for j := r[0]; j < r[1]; j++ {
+				if !same[j] {
+					first[i] = p.Inputs[j]
+					break reading
+				}
+				holds[i]++
+			}
+		}
+	}
+	for key, a := range p.Answers {
+		if a.UpTo > holds[a.Reading] {
+			p.changed[key] = first[a.Reading]
+			delete(p.Answers, key)
+		}
+	}
+}
+
+// whole tells whether all references in a page lead to something.
+func (p *page) whole() bool {
+	if len(p.States) != len(p.Inputs) {
+		return false
+	}
+	lengths := make([]int, len(p.Readings))
+	for i, ranges := range p.Readings {
+		for _, r := range ranges {
+			if r[0] < 0 || r[1] < r[0] || r[1] > len(p.Inputs) {
+				return false
+			}
+			lengths[i] += r[1] - r[0]
+		}
+	}
+	for _, a := range p.Answers {
+		if a.Reading < 0 || a.Reading >= len(lengths) || a.UpTo < 0 || a.UpTo > lengths[a.Reading] {
+			return false
+		}
+	}
+	return true
+}
+
+// same tells of each input whether its state is the one it was.
+func (p *page) same() []bool {
+	same := make([]bool, len(p.Inputs))
+	var all errgroup.Group
+	all.SetLimit(runtime.NumCPU())
+	const chunk = 512
+	for from := 0; from < len(same); from += chunk {
+		all.Go(func() error {
+			for i := from; i < min(from+chunk, len(same)); i++ {
+				state, err := stateOf(p.Inputs[i])
+				same[i] = err == nil && state == p.States[i]
+			}
+			return nil
+		})
+	}
+	_ = all.Wait()
+	return same
+}
+
+// name returns what an answer is kept under.
+func (it item) key(answer string) string {
+	return strings.Join([]string{answer, it.Kind, it.Type, it.Name}, " ")
+}
+
+// recall returns the answer about it, if one holds.
+func (p *page) recall(answer string, it item) (remembered, bool) {
+	p.cache.mu.Lock()
+	a, ok := p.Answers[it.key(answer)]
+	p.cache.mu.Unlock()
+	if ok {
+		p.cache.use(p.inputsOf(a))
+	}
+	return a, ok
+}
+
+// inputsOf returns what a depends on.
+func (p *page) inputsOf(a remembered) []inputs.Input {
+	if a.reading != nil {
+		return a.reading.order[:a.UpTo]
+	}
+	var of []inputs.Input
+	for _, r := range p.Readings[a.Reading] {
+		of = append(of, p.Inputs[r[0]:r[1]]...)
+	}
+	return of[:a.UpTo]
+}
+
+// forget drops the answer about it, which turned out not to do.
+func (p *page) forget(answer string, it item) {
+	p.cache.mu.Lock()
+	defer p.cache.mu.Unlock()
+	delete(p.Answers, it.key(answer))
+	p.stale = true
+}
+
+// keep takes the answers of an evaluator that has ended. It returns why they are
+// for now only, or "".
+func (p *page) keep(r *reading, answers map[string]remembered) string {
+	p.cache.use(r.order)
+	p.cache.mu.Lock()
+	defer p.cache.mu.Unlock()
+	if r.why != "" {
+		return r.why
+	}
+	env := 0
+	for env < len(r.order) && strings.HasPrefix(r.order[env].Path, variables) {
+		env++
+	}
+	for key, a := range answers {
+		a.UpTo += env // they were put in front
+		a.reading = r
+		p.Answers[key] = a
+	}
+	p.fresh = append(p.fresh, r)
+	p.stale = true
+	return ""
+}
+
+// save writes the page, if it is not what the file has. It returns the reasons
+// why answers of this process were left out.
+func (p *page) save() (left []error, err error) {
+	p.cache.mu.Lock()
+	defer p.cache.mu.Unlock()
+	if p.file == "" || !p.stale {
+		return nil, nil
+	}
+	w := &page{Version: pageVersion, Answers: map[string]remembered{}}
+	at := map[inputs.Input]int{}
+	known := map[inputs.Input]string{}
+	for i, in := range p.Inputs {
+		known[in] = p.States[i]
+	}
+	fresh := map[inputs.Input]string{}
+	for _, r := range p.fresh {
+		for _, in := range r.order {
+			fresh[in] = ""
+		}
+	}
+	bad := p.states(fresh)
+	// write adds the first n inputs of a reading, as far as they are known.
+	write := func(order []inputs.Input, states map[inputs.Input]string) (written int) {
+		var ranges [][2]int
+		for _, in := range order {
+			if bad[in] != nil {
+				break
+			}
+			i, ok := at[in]
+			if !ok {
+				i = len(w.Inputs)
+				at[in] = i
+				w.Inputs = append(w.Inputs, in)
+				w.States = append(w.States, states[in])
+			}
+			if n := len(ranges); n > 0 && ranges[n-1][1] == i {
+				ranges[n-1][1]++
+			} else {
+				ranges = append(ranges, [2]int{i, i + 1})
+			}
+			written++
+		}
+		w.Readings = append(w.Readings, ranges)
+		return written
+	}
+	// What was read anew is as it is now; what is remembered held as this process began.
+	for _, r := range p.fresh {
+		need := 0
+		for _, a := range p.Answers {
+			if a.reading == r {
+				need = max(need, a.UpTo)
+			}
+		}
+		written := write(r.order[:need], fresh)
+		for key, a := range p.Answers {
+			switch {
+			case a.reading != r:
+			case a.UpTo > written:
+				left = append(left, bad[r.order[written]])
+			default:
+				a.Reading = len(w.Readings) - 1
+				w.Answers[key] = a
+			}
+		}
+	}
+	for i := range p.Readings {
+		need := 0
+		for _, a := range p.Answers {
+			if a.reading == nil && a.Reading == i {
+				need = max(need, a.UpTo)
+			}
+		}
+		if need == 0 {
+			continue
+		}
+		order := p.inputsOf(remembered{Reading: i, UpTo: need})
+		// Of two states of one input only one is now's.
+		if slices.ContainsFunc(order, func(in inputs.Input) bool { s, ok := fresh[in]; return ok && s != known[in] }) {
+			continue
+		}
+		write(order, known)
+		for key, a := range p.Answers {
+			if a.reading == nil && a.Reading == i {
+				a.Reading = len(w.Readings) - 1
+				w.Answers[key] = a
+			}
+		}
+	}
+	p.stale = false
+	b, err := json.Marshal(w)
+	if err == nil {
+		err = os.MkdirAll(filepath.Dir(p.file), 0o700)
+	}
+	if err == nil {
+		err = renameio.WriteFile(p.file, b, 0o600, renameio.WithTempDir(filepath.Dir(p.file)))
+	}
+	if err == nil {
+		err = prune(filepath.Dir(p.file))
+	}
+	if err != nil {
+		return left, fmt.Errorf("remember evaluation: %w", err)
+	}
+	return left, nil
+}
+
+// states finds the states of what was read and returns the errors of those that
+// are not known.
+func (p *page) states(of map[inputs.Input]string) map[inputs.Input]error {
+	var mu sync.Mutex
+	bad := map[inputs.Input]error{}
+	var all errgroup.Group
+	all.SetLimit(runtime.NumCPU())
+	for chunk := range slices.Chunk(slices.Collect(maps.Keys(of)), 512) {
+		all.Go(func() error {
+			states := make([]string, len(chunk))
+			errs := make([]error, len(chunk))
+			for i, in := range chunk {
+				states[i], errs[i] = p.stateOf(in)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for i, in := range chunk {
+				if of[in] = states[i]; errs[i] != nil {
+					bad[in] = errs[i]
+				}
+			}
+			return nil
+		})
+	}
+	_ = all.Wait()
+	return bad
+}
+
+// prune removes the pages that were not used for the longest time.
+func prune(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	type aged struct {
+		name string
+		at   time.Time
+	}
+	var pages []aged
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), ".json") {
+			pages = append(pages, aged{e.Name(), info.ModTime()})
+		}
+	}
+	slices.SortFunc(pages, func(a, b aged) int { return b.at.Compare(a.at) })
+	for _, old := range pages[min(kept, len(pages)):] {
+		if err := os.Remove(filepath.Join(dir, old.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// ownVariables begin the names of the environment that Nix and git read themselves.
+var ownVariables = []string{"NIX_", "_NIX_", "XDG_", "GIT_", "HOME=", "USER=", "http_proxy=", "https_proxy="}
+
+// key is all that an answer depends on and that is not an input: how the network
+// is called, and by whom. None of it is in clear in the name of the page.
+func (s *session) key() (string, error) {
+	nix, err := s.Nix.Identity()
+	if err != nil {
+		return "", err
+	}
+	var env []string
+	for _, variable := range os.Environ() {
+		if slices.ContainsFunc(ownVariables, func(start string) bool { return strings.HasPrefix(variable, start) }) {
+			env = append(env, variable)
+		}
+	}
+	given, _ := splitArgs(s.Args)
+	for _, a := range given {
+		if a[0] == "--arg" {
+			m := mentioned([]byte(a[2]))
+			for _, name := range m.env {
+				env = append(env, name+"="+os.Getenv(name))
+			}
+			if m.other != "" {
+				s.moment = "--arg " + a[1] + " has " + m.other
+			}
+		}
+	}
+	slices.Sort(env)
+	files := map[string]string{}
+	if err := fs.WalkDir(expressions, ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := expressions.ReadFile(name)
+		files[name] = string(b)
+		return err
+	}); err != nil {
+		return "", err
+	}
+	key, err := json.Marshal([]any{nix, nixSystem(), env, files, s.cwd, s.files, s.flake, s.Format, s.OverrideInputs, s.Args, s.name, s.uuid, s.facts})
+	return string(key), err
+}
+
+// page returns what is remembered of this session's questions, nil if nothing is.
+func (s *session) page() *page {
+	if s.Cache == nil {
+		return nil
+	}
+	key, err := s.key()
+	if err != nil {
+		s.log().Warn("evaluations are not remembered", "error", err)
+		return nil
+	}
+	return s.Cache.open(key)
+}
+
+// A memory takes the answers of one evaluator, and what it had read before each.
+// A nil one takes nothing.
+type memory struct {
+	*session
+	page    *page
+	asked   string // which answer
+	reading *reading
+	answers map[string]remembered
+	said    []string // since the last answer
+}
+
+// memorize returns what remembers one evaluator's answers.
+func (s *session) memorize(answer string) *memory {
+	p := s.page()
+	if p == nil {
+		return nil
+	}
+	return &memory{session: s, page: p, asked: answer, answers: map[string]remembered{},
+		reading: &reading{table: p.table, own: s.dir, flake: s.flake != "", seen: map[string]bool{}, has: map[inputs.Input]bool{}}}
+}
+
+// saw is what an evaluator tells what it reads.
+func (m *memory) saw() func(path string, flags, thread int) {
+	if m == nil {
+		return nil
+	}
+	return m.reading.saw
+}
+
+// saidLines is how much of what is said about one item is said again.
+const saidLines = 100
+
+func (m *memory) say(line string) {
+	if m != nil && len(m.said) < saidLines {
+		m.said = append(m.said, line)
+	}
+}
+
+func (m *memory) take(it item, answer string) {
+	if m == nil {
+		return
+	}
+	if it.Kind != "query" {
+		m.answers[it.key(m.asked)] = remembered{UpTo: m.reading.upto(), Text: json.RawMessage(answer), Said: m.said}
+	}
+	m.said = nil
+}
+
+// keep is called when the evaluator has ended.
+func (m *memory) keep(unseen error) {
+	if m == nil {
+		return
+	}
+	m.page.cache.mu.Lock()
+	if m.page.cache.missed == nil {
+		m.page.cache.missed = unseen
+	}
+	m.page.cache.mu.Unlock()
+	m.reading.done(unseen, m.search, m.moment)
+	if why := m.page.keep(m.reading, m.answers); why != "" {
+		m.log().Debug("the evaluation is not remembered", "reason", why)
+	}
+}
+
+// remember writes down what evaluators answered.
+func (s *session) remember() {
+	if s.Cache == nil {
+		return
+	}
+	s.Cache.mu.Lock()
+	pages := slices.Collect(maps.Values(s.Cache.pages))
+	s.Cache.mu.Unlock()
+	for _, p := range pages {
+		left, err := p.save()
+		for _, why := range left {
+			s.log().Debug("the evaluation is not remembered", "reason", why)
+		}
+		if err != nil {
+			s.log().Warn(err.Error())
+		}
+	}
+}
+
+// A recollection is an answer that needs no evaluation.
+type recollection struct {
+	item
+	answer []byte
+	said   []string
+}
+
+// recall returns the answers that hold still, and the items that are to be asked for.
+func (s *session) recall(answer string, items []item) (known []recollection, rest []item) {
+	p := s.page()
+	if p == nil {
+		return nil, items
+	}
+	for _, it := range items {
+		if a, ok := p.recall(answer, it); ok {
+			known = append(known, recollection{it, a.Text, a.Said})
+			continue
+		}
+		rest = append(rest, it)
+		if in, ok := p.changed[it.key(answer)]; ok {
+			s.logger(it).Debug("changed since it was evaluated", "input", in.Path)
+		}
+	}
+	return known, rest
+}
+
+// recallSystems is recall for derivations, which must still be there.
+func (s *session) recallSystems(ctx context.Context, items []item) (known []System, rest []item) {
+	recalled, rest := s.recall("system", items)
+	if len(recalled) == 0 {
+		return nil, rest
+	}
+	var drvs []store.Path
+	for _, r := range recalled {
+		sys, err := parseSystem(r.Name, r.answer)
+		if err == nil {
+			drvs = append(drvs, sys.DrvPath)
+		}
+		sys.Known, sys.Err = true, err
+		known = append(known, sys)
+	}
+	invalid, err := s.Nix.Invalid(ctx, drvs...)
+	i := 0
+	for j, sys := range known {
+		if err != nil || sys.Err != nil || slices.Contains(invalid, sys.DrvPath) {
+			s.page().forget("system", recalled[j].item)
+			s.log().Debug("the derivation is gone: evaluating", "host", sys.Name)
+			rest = append(rest, recalled[j].item)
+			continue
+		}
+		for _, line := range recalled[j].said {
+			s.logger(recalled[j].item).Info("output", "line", line)
+		}
+		known[i] = sys
+		i++
+	}
+	return known[:i], rest
+}

@@ -1,0 +1,336 @@
+package network
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"nx/pkg/inputs"
+)
+
+// A reading is what one evaluator has read until now, in order: what it answered
+// depends on nothing that it read later.
+type reading struct {
+	*table
+	own   string // the folder of nx's expressions: it is in no answer
+	flake bool   // evaluated purely: what is fetched has a hash
+
+	mu      sync.Mutex
+	pid     int             // of the evaluator, once it is known
+	seen    map[string]bool // a path: whether it was opened too
+	has     map[inputs.Input]bool
+	order   []inputs.Input
+	files   []string // that it may have evaluated
+	begun   bool     // it evaluates; what it read before is for Nix itself
+	fetches bool     // it has used Nix' cache of what was fetched, beyond what a hash names
+	why     string   // why its answers are for now only; empty: they are not
+}
+
+func (r *reading) forNow(format string, args ...any) {
+	if r.why == "" {
+		r.why = fmt.Sprintf(format, args...)
+	}
+}
+
+// saw takes one access, while the evaluator waits.
+func (r *reading) saw(path string, flags, thread int) {
+	opened := flags >= 0
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if before, ok := r.seen[path]; ok && (before || !opened) {
+		return
+	}
+	if inputs.Below(path, r.own) {
+		r.begun = true
+		return
+	}
+	ours, git := r.program(thread)
+	if !ours && !git {
+		return // a builder's, whose derivation says what it may read
+	}
+	r.seen[path] = opened
+	switch place(path) {
+	case nixOwn:
+		return
+	case nixFetches:
+		r.fetches = !r.flake
+		return
+	case ofTheMoment:
+		if r.begun && !ofTheRuntime(path) {
+			r.forNow("it reads %s", path)
+		}
+		return
+	case inStore:
+		if p, ok := storeInput(path); ok {
+			r.add(p)
+			if opened && ours {
+				r.files = append(r.files, path)
+			}
+			return
+		}
+	}
+	if !r.begun && filepath.Base(path) != "nix.conf" {
+		r.add(inputs.Input{Path: programs + path})
+		return
+	}
+	in := inputs.Input{Path: path}
+	stamp := r.look(in)
+	// Nix opens its store to have it written to the disk; to list one, it is opened as a folder.
+	if opened && stamp.IsDir() && (path != storeDir || flags&syscall.O_DIRECTORY != 0) {
+		in.List = true
+		stamp = r.look(in)
+	}
+	if opened && stamp.IsSpecial() && r.begun {
+		r.forNow("%s is no file", path)
+	}
+	if opened && ours && !in.List {
+		r.files = append(r.files, path)
+	}
+	r.add(in)
+}
+
+func (r *reading) add(in inputs.Input) {
+	if !r.has[in] {
+		r.has[in] = true
+		r.order = append(r.order, in)
+	}
+}
+
+// program tells whose an access is: the evaluator's, or git's, which it runs to
+// see a repository.
+func (r *reading) program(thread int) (ours, git bool) {
+	if thread == r.pid {
+		return true, false
+	}
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", thread))
+	if err != nil {
+		return true, false
+	}
+	name := filepath.Base(exe)
+	ours = strings.HasPrefix(name, "nix")
+	if ours && r.pid == 0 {
+		r.pid = thread
+	}
+	return ours, name == "git" || strings.HasPrefix(name, "git-")
+}
+
+// done says that the evaluator has ended. missed is an error if accesses were
+// missed; search is Nix' search path; moment is why its answers are for now only,
+// if that is known.
+func (r *reading) done(missed error, search []string, moment string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if missed != nil {
+		r.forNow("not all that it read was seen: %v", missed)
+	}
+	if moment != "" {
+		r.forNow("%s", moment)
+	}
+	var env []inputs.Input
+	for _, file := range r.files {
+		m := r.mentions(file)
+		if m.other != "" {
+			r.forNow("%s has %s", file, m.other)
+		}
+		if r.fetches && len(m.unlocked) > 0 {
+			r.forNow("%s has %s, without a hash", file, m.unlocked[0])
+		}
+		for _, name := range m.env {
+			in := inputs.Input{Path: variables + name}
+			if !r.has[in] {
+				r.has[in] = true
+				env = append(env, in)
+			}
+		}
+	}
+	for _, entry := range search {
+		if r.fetches && strings.Contains(entry, ":") {
+			r.forNow("the search path has %s", entry)
+		}
+	}
+	// A variable may have been read before anything else.
+	r.order = append(env, r.order...)
+}
+
+// upto is how much has been read until now, to be given to a later cut.
+func (r *reading) upto() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.order)
+}
+
+// A table has what is known of the inputs of all evaluators of a network.
+type table struct {
+	mu     sync.Mutex
+	stamps map[inputs.Input]inputs.Stamp // as first seen
+	unsure map[inputs.Input]bool         // those that changed as they were first seen
+	read   map[string]mentions           // of files
+}
+
+// look returns the stamp of in, which was taken when it was looked at first.
+func (t *table) look(in inputs.Input) inputs.Stamp {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	stamp, ok := t.stamps[in]
+	if !ok {
+		stamp = in.Stamp()
+		t.stamps[in] = stamp
+		if !stamp.Settled(time.Now()) {
+			t.unsure[in] = true
+		}
+	}
+	return stamp
+}
+
+// stateOf returns the state of in as evaluators have read it. It is an error if
+// that cannot be known, since it has changed.
+func (t *table) stateOf(in inputs.Input) (string, error) {
+	state, err := stateOf(in)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	stamp, ok := t.stamps[in]
+	switch {
+	case err != nil:
+		return "", err
+	case ok && (t.unsure[in] || stamp != in.Stamp()):
+		return "", fmt.Errorf("%s changed while it was read", in.Path)
+	}
+	return state, nil
+}
+
+// Inputs that are no files of the expressions': their paths begin with one of these.
+const (
+	variables = "$" // $NAME: a variable of the environment
+	programs  = "!" // !/lib/libc.so.6: what Nix reads as it starts
+)
+
+// stateOf returns the state of an input now. That of a store path is whether it
+// is there, since it is never another; that of a variable is its value; what
+// belongs to a program is known by size and time, as large libraries do.
+func stateOf(in inputs.Input) (string, error) {
+	if path, ok := strings.CutPrefix(in.Path, programs); ok {
+		info, err := os.Stat(path)
+		switch {
+		case err != nil:
+			return inputs.Absent, nil
+		case info.IsDir():
+			return "folder", nil
+		}
+		return fmt.Sprint(info.Mode().Type(), info.Size(), info.ModTime().UnixNano()), nil
+	}
+	if name, ok := strings.CutPrefix(in.Path, variables); ok {
+		if value, ok := os.LookupEnv(name); ok {
+			return "value " + inputs.Digest(value), nil
+		}
+		return inputs.Absent, nil
+	}
+	if place(in.Path) == inStore && filepath.Dir(in.Path) == storeDir {
+		if _, err := os.Lstat(in.Path); errors.Is(err, os.ErrNotExist) {
+			return inputs.Absent, nil
+		}
+		return "there", nil
+	}
+	return in.State()
+}
+
+// mentions returns what a file mentions. What is not Nix by its name, and has
+// bytes that no text has, mentions nothing.
+func (t *table) mentions(file string) mentions {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	m, ok := t.read[file]
+	if !ok {
+		text, err := os.ReadFile(file)
+		if err == nil && (strings.HasSuffix(file, ".nix") || bytes.IndexByte(text, 0) < 0) {
+			m = mentioned(text)
+		}
+		t.read[file] = m
+	}
+	return m
+}
+
+// Where Nix has its store and its state.
+const (
+	storeDir = "/nix/store"
+	stateDir = "/nix/var/nix"
+)
+
+// storeInput returns the input for path in the store: the store path it is in.
+// It is false where a link leads out of the store.
+func storeInput(path string) (inputs.Input, bool) {
+	real, err := filepath.EvalSymlinks(path)
+	if err == nil && !inputs.Below(real, storeDir) {
+		return inputs.Input{}, false
+	}
+	name, _, _ := strings.Cut(strings.TrimPrefix(path, storeDir+"/"), "/")
+	return inputs.Input{Path: storeDir + "/" + name}, true
+}
+
+// Kinds of places.
+const (
+	anywhere    = iota
+	inStore     // immutable
+	nixOwn      // Nix' database, locks and caches: no expression reads them
+	nixFetches  // Nix' cache of what was fetched
+	ofTheMoment // the kernel's
+)
+
+// place returns the kind of place that path is in.
+func place(path string) int {
+	for _, dir := range []string{"/proc", "/sys", "/dev"} {
+		if inputs.Below(path, dir) {
+			return ofTheMoment
+		}
+	}
+	if rest, ok := strings.CutPrefix(path, storeDir+"/"); ok {
+		// Derivations are written, and whether those of an answer are there is asked
+		// for by themselves.
+		name, _, _ := strings.Cut(rest, "/")
+		if strings.HasPrefix(name, ".") || strings.HasSuffix(name, ".drv") || strings.HasSuffix(name, ".lock") || strings.HasSuffix(name, ".chroot") {
+			return nixOwn
+		}
+		return inStore
+	}
+	for _, dir := range []string{"db", "temproots", "gcroots", "gc.lock", "daemon-socket", "userpool", "userpool2", "current-load"} {
+		if inputs.Below(path, stateDir+"/"+dir) {
+			return nixOwn
+		}
+	}
+	cache := filepath.Join(cacheHome(), "nix")
+	if rest, ok := strings.CutPrefix(path, cache+"/"); ok {
+		for _, name := range []string{"fetcher-cache", "git", "hg", "tarball", "flake-registry"} {
+			if strings.HasPrefix(rest, name) {
+				return nixFetches
+			}
+		}
+		if strings.HasPrefix(rest, "eval-cache") || strings.HasPrefix(rest, "binary-cache") {
+			return nixOwn
+		}
+	}
+	return anywhere
+}
+
+// cacheHome is where programs keep caches (XDG base directory specification).
+func cacheHome() string {
+	if dir := os.Getenv("XDG_CACHE_HOME"); dir != "" {
+		return dir
+	}
+	return filepath.Join(os.Getenv("HOME"), ".cache")
+}
+
+// ofTheRuntime tells whether path is one that the evaluator's own libraries read
+// while it evaluates: its collector of garbage, and what starts processes.
+func ofTheRuntime(path string) bool {
+	for _, dir := range []string{"/proc/self", "/proc/stat", "/proc/mounts", "/sys/devices/system/cpu", "/dev/null", "/dev/urandom", "/dev/random", "/dev/tty", "/dev/pts", "/dev/ptmx", "/dev/shm"} {
+		if inputs.Below(path, dir) {
+			return true
+		}
+	}
+	return false
+}
