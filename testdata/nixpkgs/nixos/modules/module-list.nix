@@ -8,6 +8,7 @@
   ./misc/nixpkgs.nix
   ./misc/settings.nix
   ./misc/version.nix
+  ./programs/ssh.nix
   ./services/networking/ssh/sshd.nix
   ./services/servers.nix
   ./system/activation/activation-script.nix

@@ -34,7 +34,6 @@ in
     programs = {
       bash = { enable = flag true; interactiveShellInit = text; completion.enable = flag true; };
       mtr.enable = flag false;
-      ssh = { startAgent = flag false; extraConfig = text; knownHosts = set; };
       vim.enable = flag false;
       zsh.enable = flag false;
     };
