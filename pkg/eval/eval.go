@@ -17,7 +17,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/tidwall/gjson"
@@ -52,13 +54,17 @@ type Evaluator struct {
 func (e *Evaluator) Fact(r *record.Record) {
 	switch r.Kind() {
 	case record.KindHost:
-		machine := r.Get("machine")
+		machine, target := r.Get("machine"), r.Get("target")
 		f := network.MachineFacts{
-			PublicIPv4:  text(machine.Get("publicIPv4")),
-			PrivateIPv4: text(machine.Get("privateIPv4")),
-			TargetHost:  text(r.Get("target").Get("host")),
+			Provider:       text(machine.Get("provider")),
+			PublicIPv4:     text(machine.Get("publicIPv4")),
+			PrivateIPv4:    text(machine.Get("privateIPv4")),
+			TargetHost:     text(target.Get("host")),
+			HostKeys:       keys(target.Get("hostKeys")),
+			AuthorizedKeys: keys(machine.Get("authorizedKeys")),
+			StateVersion:   text(machine.Get("stateVersion")),
 		}
-		if f == (network.MachineFacts{}) {
+		if reflect.ValueOf(f).IsZero() {
 			return
 		}
 		if e.facts.Machines == nil {
@@ -78,6 +84,16 @@ func (e *Evaluator) Fact(r *record.Record) {
 		}
 		e.facts.Resources[r.Type()][r.Name()] = json.RawMessage(outputs.Raw)
 	}
+}
+
+// keys returns the public keys of a list: its strings of one line.
+func keys(list gjson.Result) (keys []string) {
+	for _, v := range list.Array() {
+		if key := text(v); key != "" && !strings.ContainsAny(key, "\r\n") {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // text returns a string's value; what is no string is no address.
@@ -180,6 +196,9 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 		did = "unchanged"
 	}
 	e.Log.Info(did, "host", s.Name, "drv", string(s.DrvPath))
+	if s.OfOthers {
+		e.Log.Debug("facts about other hosts are part of its configuration: it changes when they do", "host", s.Name)
+	}
 	if err := mergeTarget(r, s.Target); err != nil {
 		return err
 	}

@@ -29,8 +29,8 @@ func (e *EvalError) Hint() string {
 	switch {
 	case strings.Contains(e.Message, sealName+"' has an unsupported type"):
 		return "the configuration copies the folder with nx's state into the Nix store, as src = ./. does: name a folder without .nx, or filter it out; a flake that is no git repository is copied whole, so keep .nx elsewhere with --root"
-	case noAddress.MatchString(e.Message):
-		return "addresses come with the hosts' records: pipe those of nx-provision to nx-eval, or set it in the network"
+	case noFact.MatchString(e.Message):
+		return "run nx-provision first and pipe its records to nx-eval: they say what became of machines and resources"
 	}
 	if m := noArgument.FindStringSubmatch(e.Message); m != nil {
 		return fmt.Sprintf("an argument of the network itself is given by --arg %s EXPR or --argstr %[1]s TEXT", m[1])
@@ -40,8 +40,7 @@ func (e *EvalError) Hint() string {
 
 var (
 	noArgument = regexp.MustCompile(`called without required argument '([^']*)'`)
-	// "was accessed but has no value defined", earlier "is used but not defined"
-	noAddress = regexp.MustCompile("^The option `networking\\.(?:private|public)IPv4' (?:was accessed but has no value|is used but not) defined")
+	noFact     = regexp.MustCompile(`^(?:networking\.privateIPv4 of \S+|resources\.\S+) is not known$`) // nix/addresses.nix, nix/nixops.nix
 )
 
 // A step is one entry of Nix' trace with what belongs to it.

@@ -95,10 +95,10 @@ func TestParseError(t *testing.T) {
 
 func TestHints(t *testing.T) {
 	for line, want := range map[string]string{
-		"error: anonymous function at /net/a.nix:1:1 called without required argument 'region'":                     "--arg region EXPR",
-		"error: The option `networking.privateIPv4' was accessed but has no value defined. Try setting the option.": "pipe those of nx-provision",
-		"error: The option `networking.privateIPv4' is used but not defined.":                                       "pipe those of nx-provision",
-		"error: The option `networking.hostId' is used but not defined.":                                            "",
+		"error: anonymous function at /net/a.nix:1:1 called without required argument 'region'": "--arg region EXPR",
+		"error: networking.privateIPv4 of db is not known":                                      "run nx-provision first",
+		"error: resources.elasticIPs.ip.address is not known":                                   "run nx-provision first",
+		"error: The option `networking.hostId' is used but not defined.":                        "",
 	} {
 		e := parseError([]string{line}, notMine, false)
 		if got := e.Hint(); !strings.Contains(got, want) || want == "" && got != "" {

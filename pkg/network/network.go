@@ -112,6 +112,7 @@ type System struct {
 	Tags       []string
 	Deployment json.RawMessage // what later stages need of config.deployment; no key contents
 	Known      bool            // from an earlier evaluation, whose inputs are the same
+	OfOthers   bool            // what is known of other machines has a part in the derivation
 	Err        error
 }
 
@@ -121,11 +122,15 @@ type Facts struct {
 	Resources map[string]map[string]json.RawMessage `json:"resources,omitempty"` // outputs by type and name
 }
 
-// MachineFacts are a machine's addresses. An empty one is not known.
+// MachineFacts are what is known of a machine. What is empty is not known.
 type MachineFacts struct {
-	PublicIPv4  string `json:"publicIPv4,omitempty"`
-	PrivateIPv4 string `json:"privateIPv4,omitempty"`
-	TargetHost  string `json:"targetHost,omitempty"`
+	Provider       string   `json:"provider,omitempty"` // who made it, as deployment.targetEnv
+	PublicIPv4     string   `json:"publicIPv4,omitempty"`
+	PrivateIPv4    string   `json:"privateIPv4,omitempty"`
+	TargetHost     string   `json:"targetHost,omitempty"`
+	HostKeys       []string `json:"hostKeys,omitempty"`       // "ssh-ed25519 AAAA…"
+	AuthorizedKeys []string `json:"authorizedKeys,omitempty"` // root's, of its provider's making; of the same form
+	StateVersion   string   `json:"stateVersion,omitempty"`   // "20.09"
 }
 
 // About evaluates no machine: it is the cheap question that finds out whether
@@ -212,12 +217,13 @@ func parseSystem(name string, answer []byte) (System, error) {
 		DrvPath, System    string
 		Target, Deployment json.RawMessage
 		Tags               []string
+		OfOthers           bool
 	}
 	if err := json.Unmarshal(answer, &a); err != nil {
 		return System{}, err
 	}
 	drv, err := store.ParseDerivation(a.DrvPath)
-	return System{Name: name, DrvPath: drv, Platform: a.System, Target: a.Target, Tags: a.Tags, Deployment: a.Deployment}, err
+	return System{Name: name, DrvPath: drv, Platform: a.System, Target: a.Target, Tags: a.Tags, Deployment: a.Deployment, OfOthers: a.OfOthers}, err
 }
 
 // deployment returns the name and UUID of the deployment whose first file is in folder.

@@ -3,6 +3,7 @@
 {
   hive
 , file # where it is from, for messages
+, facts ? { } # { machines.<name>, resources.<type>.<name> }: what host records say
 , hermetic ? false # of a flake, where nixpkgs is what the hive says
 }:
 
@@ -45,7 +46,11 @@ let
       nodeSpecialArgs = option { } (types.attrsOf types.unspecified);
       machinesFile = option null (types.nullOr types.path);
       allowApplyAll = option true types.bool;
+      facts = option false types.bool; # nx's own
     };
+
+  known = import ./facts.nix { inherit lib facts; everywhere = true; };
+  takesFacts = meta.facts && !hermetic;
 
   modulesOf = name: if isList hive.${name} then hive.${name} else [ hive.${name} ];
 
@@ -59,7 +64,8 @@ let
       modules = [ (packagesModule own) ] ++ modules name more;
       specialArgs = specialArgs nodes name;
     };
-  modules = name: more: [ ./colmena-keys.nix ./colmena-options.nix (hive.defaults or { }) ] ++ more ++ modulesOf name;
+  modules = name: more: [ ./colmena-keys.nix ./colmena-options.nix (hive.defaults or { }) ] ++ more ++ modulesOf name
+    ++ lib.optionals takesFacts (known.modules name);
   specialArgs = nodes: name: { inherit name nodes; } // meta.specialArgs // meta.nodeSpecialArgs.${name} or { };
 
   # The package set enters the configuration by what it was made with.
@@ -90,7 +96,8 @@ in
     machines = machineNames;
     resources = [ ];
     warnings = lib.optional (!meta.allowApplyAll) "meta.allowApplyAll does nothing here: choose hosts by --on"
-      ++ lib.optional (meta.machinesFile != null) "meta.machinesFile does nothing here: it is Nix' option builders";
+      ++ lib.optional (meta.machinesFile != null) "meta.machinesFile does nothing here: it is Nix' option builders"
+      ++ lib.optional (meta.facts && hermetic) "meta.facts does nothing here: no facts enter a flake";
   };
 
   scope = { inherit nodes lib; resources = { }; };
@@ -98,6 +105,6 @@ in
   machine = {
     describe = answers.describe light;
     describeFully = answers.describe unchecked;
-    system = answers.system nodes;
+    system = name: answers.system nodes name // { ofOthers = takesFacts && known.ofOthers name nodes.${name}.config; };
   };
 }

@@ -70,6 +70,8 @@ in
 {
   _file = "nx/deployment";
 
+  imports = [ ./addresses.nix ];
+
   options = {
     deployment = {
       targetEnv = optionWith "none" types.str
@@ -112,8 +114,6 @@ in
       optionWith { } (types.attrsOf types.unspecified) "What the provider ${provider} makes of the machine.");
 
     networking = {
-      privateIPv4 = option types.str "IPv4 address that the network's other machines reach this one at.";
-      publicIPv4 = optionWith null (types.nullOr types.str) "Public IPv4 address of the machine.";
       vpnPublicKey = optionWith null (types.nullOr types.str) "Public key of the machine's end of encrypted links.";
       p2pTunnels.ssh = optionWith { } (types.attrsOf (types.submodule tunnel)) "Tunnels to other machines over ssh.";
     };

@@ -6,7 +6,8 @@
 #   machine    { describe, describeFully, system }, functions of a machine's name:
 #     describe   { deployment, tags, target } for provisioning and lists, without
 #                NixOS' modules where that can be; describeFully with them
-#     system     { drvPath, system, tags, target, deployment } for the record
+#     system     { drvPath, system, tags, target, deployment } for the record, and
+#                ofOthers, true where others' records have a part in the derivation
 #   resource   { describe, describeFully }, functions of type and name
 #   scope      { nodes, resources, lib }: what a query may name; nodes.<name>.config
 #              is a machine's configuration
@@ -78,9 +79,9 @@ let
 
   forms = {
     nixops = import ./nixops.nix { inherit files arguments deployment facts; };
-    morph = single (network: import ./morph.nix { inherit network; file = head files; });
-    colmena = single (hive: import ./colmena.nix { inherit hive; file = head files; });
-    nixus = import ./nixus.nix { inherit files call isModule; };
+    morph = single (network: import ./morph.nix { inherit network facts; file = head files; });
+    colmena = single (hive: import ./colmena.nix { inherit hive facts; file = head files; });
+    nixus = import ./nixus.nix { inherit files call isModule facts; };
   };
 in
 forms.${form}

@@ -3,6 +3,7 @@
 {
   network
 , file # where it is from, for messages
+, facts # { machines.<name>, resources.<type>.<name> }: what host records say
 }:
 
 let
@@ -18,6 +19,9 @@ let
   machineNames = builtins.attrNames
     (removeAttrs network [ "network" "defaults" "resources" "require" "_file" ]);
 
+  known = import ./facts.nix { inherit lib facts; everywhere = true; };
+  takesFacts = settings.facts or false;
+
   modules = nodes: check: name: [
     { _file = toString file; imports = [ network.${name} ]; }
     (network.defaults or { })
@@ -31,7 +35,7 @@ let
       _module.args = { inherit name nodes; };
       _module = { inherit check; };
     })
-  ];
+  ] ++ lib.optionals takesFacts (known.modules name);
 
   # The configuration says which platform it is for. NixOS before 22.05 wants to
   # be told; there morph itself fails.
@@ -94,6 +98,7 @@ let
         nixConfig = lib.mapAttrs (name: value:
           if builtins.isString value then value else throw "network.nixConfig.${name} is no string") (settings.nixConfig or { });
       };
+      ofOthers = takesFacts && known.ofOthers name config;
     };
 in
 {

@@ -86,7 +86,8 @@ let
     if elem (builtins.typeOf module) [ "lambda" "set" "path" "string" ] then module
     else throw "${name} is a ${builtins.typeOf module}, not a module, in ${toString file}";
 
-  machineModules = name: modulesOf name ++ modulesOf "defaults" ++ [
+  # What the records say stands where NixOps has its physical.nix: behind the files.
+  machineModules = name: modulesOf name ++ factsAbout name ++ modulesOf "defaults" ++ [
     ./deployment.nix
     ./digitalocean.nix
     {
@@ -98,17 +99,16 @@ let
         targetHost = lib.mkOverride 900 name;
       };
     }
-  ] ++ factsAbout name;
+  ];
 
-  # What the records know about a machine is a module of its own, only where
-  # they know something: without, a machine is what its files say and no more.
+  # What the records know are modules of their own, only where they know
+  # something: without, a machine is what its files say and no more.
   factsAbout = name:
     let fact = facts.machines.${name} or { };
-    in optional (fact != { }) {
-      _file = "nx/facts";
-      networking = lib.filterAttrs (key: _: elem key [ "publicIPv4" "privateIPv4" ]) fact;
-      deployment = lib.optionalAttrs (fact ? targetHost) { targetHost = lib.mkForce fact.targetHost; };
-    };
+    in optional (facts ? machines) (known.module name)
+    ++ optional (fact ? targetHost) { _file = "nx/facts"; deployment.targetHost = lib.mkForce fact.targetHost; };
+
+  known = import ./facts.nix { inherit lib facts; everywhere = settings.facts or false; };
 
   # What machines see of each other, evaluated in full or lightly.
   world = evaluate:
@@ -116,7 +116,9 @@ let
       nodes = genAttrs machineNames machine;
       resources = mapAttrs (type: mapAttrs (name: _: evaluateResource {
         inherit type name nodes resources;
-      })) resourceDefinitions // { machines = mapAttrs (_: node: node.config) nodes; };
+      })) resourceDefinitions // {
+        machines = mapAttrs (name: node: node.config // { _type = "machines"; _name = name; }) nodes;
+      };
       # Special arguments, so that imports may depend on them.
       machine = name: evaluate (machineModules name) {
         inherit name nodes resources;
@@ -162,8 +164,12 @@ let
           ++ map (value: { resource = definition value; }) ([ (defaultsOf type name) ]
           ++ resourceDefinitions.${type}.${name});
       }).config.resource;
+      resource = defined // facts.resources.${type}.${name} or { };
+      unknown = filter (output: !(resource ? ${output})) ((import ./outputs.nix).${type} or [ ]);
     in
-    defined // facts.resources.${type}.${name} or { } // { _type = type; _name = name; };
+    # What needs what is not known fails with the resource's name.
+    genAttrs unknown (output: throw "resources.${type}.${name}.${output} is not known")
+    // resource // { _type = type; _name = name; _unknown = unknown; };
 
   # The name that the cloud knows it by, as NixOps 1.7 chose it.
   defaultsOf = type: name: {
@@ -212,7 +218,7 @@ let
     };
 
   describeResource = resources: type: name: {
-    config = plain (removeAttrs resources.${type}.${name} [ "_type" "_name" ]);
+    config = plain (removeAttrs (record.known resources.${type}.${name}) [ "_type" "_name" ]);
   };
 
   # One evaluation gives the derivation and what the later stages need to know.
@@ -231,6 +237,7 @@ let
         inherit (cfg) alwaysActivate hasFastConnection;
         keys = mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ]) cfg.keys;
       };
+      ofOthers = known.ofOthers name config;
     };
 in
 {

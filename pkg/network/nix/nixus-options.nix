@@ -117,6 +117,8 @@ in
     defaults = optionWith { } (types.submodule node) "What all machines have.";
     nodes = optionWith { } (types.attrsOf (types.submodule
       (options.defaults.type.getSubModules ++ options.defaults.definitions))) "The machines.";
+    # nx's own. A file that nixus reads too declares it, with a default.
+    network.facts = mkOption { type = types.bool; };
     deployHost = optionWith null (types.nullOr types.str) "The machine that deploys, if deployFrom tells them apart.";
   };
 }

@@ -4,6 +4,7 @@
   files # paths; several are modules of one network
 , call # calls what is no module with the user's arguments
 , isModule
+, facts # { machines.<name>, resources.<type>.<name> }: what host records say
 }:
 
 let
@@ -17,7 +18,7 @@ let
   system = builtins.currentSystem;
 
   # Which nixpkgs a machine is of, it says itself; this one evaluates the module above.
-  own = (lib.evalModules {
+  own = lib.evalModules {
     modules = [
       ./nixus-options.nix
       {
@@ -26,12 +27,19 @@ let
           pkgs = throw "a network of nixus has no pkgs: there is nixus.pkgs";
         };
       }
+      {
+        _file = "nx/facts";
+        defaults = lib.mkIf takesFacts ({ name, ... }: { configuration.imports = known.modules name; });
+      }
     ] ++ lib.zipListsWith (lib.setDefaultModuleLocation or (_: module: module)) (map toString files) read;
     specialArgs = { inherit system; };
-  }).config;
+  };
+
+  known = import ./facts.nix { inherit lib facts; everywhere = true; };
+  takesFacts = !made && own.options.network.facts.isDefined && own.config.network.facts;
 
   config =
-    if !made then own
+    if !made then own.config
     else if builtins.length files == 1 then first.config
     else throw "a network that nixus made is one file, and ${toString (builtins.length files)} are named";
 
@@ -88,6 +96,7 @@ let
         inherit (node) hasFastConnection successTimeout switchTimeout ignoreFailingSystemdUnits;
         keys = builtins.mapAttrs (key configuration.secrets) configuration.secrets.files;
       };
+      ofOthers = takesFacts && known.ofOthers name configuration;
     };
 in
 {
@@ -98,7 +107,8 @@ in
     nixpkgs = toString <nixpkgs>;
     machines = builtins.filter (name: nodes.${name}.enable) (builtins.attrNames nodes);
     resources = [ ];
-    warnings = [ ];
+    warnings = lib.optional (made && config.network.facts or false)
+      "network.facts does nothing here: nixus itself made the network";
   };
 
   scope = {

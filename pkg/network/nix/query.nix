@@ -17,6 +17,6 @@ let
     if builtins.isPath value then toString value
     else if builtins.isList value then map plain value
     else if !builtins.isAttrs value || value ? outPath || value ? __toString then value
-    else builtins.mapAttrs (_: plain) (record.where (v: !builtins.isFunction v) value);
+    else builtins.mapAttrs (_: plain) (record.where (v: !builtins.isFunction v) (record.known value));
 in
 plain (if builtins.isFunction value then value scope else value)

@@ -8,6 +8,9 @@ rec {
   where = is: set: removeAttrs set (filter (name: !(is set.${name})) (attrNames set));
   given = where (value: value != null);
 
+  # A resource without the attributes that nobody knows yet, whose values throw.
+  known = resource: removeAttrs resource ([ "_unknown" ] ++ resource._unknown or [ ]);
+
   option = name: { option = name; };
 
   # A key, which comes by the first of the options from, below path, that is set.
