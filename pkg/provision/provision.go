@@ -37,6 +37,10 @@ type Host struct {
 	State  State         // "" when nobody asked
 
 	PublicIPv4, PublicIPv6, PrivateIPv4 string // "" when it has none or it is not known
+
+	// AuthorizedKeys are the public halves, "ssh-ed25519 AAAA…", of keys that
+	// were generated for root to log in with.
+	AuthorizedKeys []string
 }
 
 // A State is whether a machine is there and reachable.
@@ -378,11 +382,12 @@ func fill(r *record.Record, provider string, h Host) error {
 		}
 	}
 	return r.Set("machine", struct {
-		Provider    string `json:"provider,omitempty"`
-		ID          string `json:"id,omitempty"`
-		State       State  `json:"state,omitempty"`
-		PublicIPv4  string `json:"publicIPv4,omitempty"`
-		PublicIPv6  string `json:"publicIPv6,omitempty"`
-		PrivateIPv4 string `json:"privateIPv4,omitempty"`
-	}{provider, h.ID, h.State, h.PublicIPv4, h.PublicIPv6, h.PrivateIPv4})
+		Provider       string   `json:"provider,omitempty"`
+		ID             string   `json:"id,omitempty"`
+		State          State    `json:"state,omitempty"`
+		PublicIPv4     string   `json:"publicIPv4,omitempty"`
+		PublicIPv6     string   `json:"publicIPv6,omitempty"`
+		PrivateIPv4    string   `json:"privateIPv4,omitempty"`
+		AuthorizedKeys []string `json:"authorizedKeys,omitempty"`
+	}{provider, h.ID, h.State, h.PublicIPv4, h.PublicIPv6, h.PrivateIPv4, h.AuthorizedKeys})
 }

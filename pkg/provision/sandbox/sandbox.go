@@ -39,6 +39,7 @@ type options struct {
 type facts struct {
 	Address string `json:"address,omitempty"` // IPv4, as of the last start
 	HostKey string `json:"hostKey,omitempty"` // "ssh-ed25519 AAAA…"
+	RootKey string `json:"rootKey,omitempty"` // public, "ssh-ed25519 AAAA… nx", of IdentityFile
 }
 
 func (p *Provider) lab() *testhost.Lab {
@@ -70,10 +71,14 @@ func (p *Provider) Ensure(ctx context.Context, m provision.Machine, known json.R
 	if err != nil {
 		return provision.Host{}, fmt.Errorf("start sandbox %s: %w", m.Name, err)
 	}
+	rootKey, err := testhost.EnsureKey(p.lab().IdentityFile, "nx")
+	if err != nil {
+		return provision.Host{}, fmt.Errorf("start sandbox %s: %w", m.Name, err)
+	}
 	if f.HostKey != "" && f.HostKey != h.HostKey && p.Log != nil {
 		p.Log.Warn("its disk was gone and is made anew, with another host key", "host", m.Name)
 	}
-	f = facts{Address: h.Addr.String(), HostKey: h.HostKey}
+	f = facts{Address: h.Addr.String(), HostKey: h.HostKey, RootKey: rootKey}
 	if err := remember(f); err != nil {
 		return provision.Host{}, err
 	}
@@ -81,7 +86,11 @@ func (p *Provider) Ensure(ctx context.Context, m provision.Machine, known json.R
 }
 
 // Check looks whether the host runs.
-func (p *Provider) Check(_ context.Context, m provision.Machine, _ json.RawMessage) (provision.Host, error) {
+func (p *Provider) Check(_ context.Context, m provision.Machine, known json.RawMessage) (provision.Host, error) {
+	f, err := parse(known)
+	if err != nil {
+		return provision.Host{}, err
+	}
 	h, err := p.lab().Host(m.Name)
 	if errors.Is(err, testhost.ErrNoHost) {
 		return provision.Host{State: provision.Missing}, nil
@@ -93,7 +102,7 @@ func (p *Provider) Check(_ context.Context, m provision.Machine, _ json.RawMessa
 	if err != nil {
 		return provision.Host{}, fmt.Errorf("check sandbox %s: %w", m.Name, err)
 	}
-	f := facts{Address: h.Addr.String(), HostKey: h.HostKey}
+	f.Address, f.HostKey = h.Addr.String(), h.HostKey
 	if !on {
 		return f.host(m.Name, provision.Stopped), nil
 	}
@@ -130,11 +139,15 @@ func parse(known json.RawMessage) (f facts, err error) {
 // host says how the host is reached. Its one address is both its public and its
 // private one, so that a network may refer to either.
 func (f facts) host(name string, s provision.State) provision.Host {
-	return provision.Host{
+	h := provision.Host{
 		Target:      target.Target{Host: f.Address, HostKeys: []string{f.HostKey}, IdentityFile: identityFile},
 		ID:          name,
 		State:       s,
 		PublicIPv4:  f.Address,
 		PrivateIPv4: f.Address,
 	}
+	if f.RootKey != "" {
+		h.AuthorizedKeys = []string{f.RootKey}
+	}
+	return h
 }

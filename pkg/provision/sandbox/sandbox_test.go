@@ -102,6 +102,10 @@ func TestLifeCycle(t *testing.T) {
 	if got := login(t, root, first, "hostname; nix-store --version >/dev/null; echo kept >/root/kept"); got != "web1" {
 		t.Errorf("the host says %q", got)
 	}
+	public, err := os.ReadFile(filepath.Join(root, ".nx/id_ed25519.pub"))
+	if want := `"authorizedKeys":["` + strings.TrimSpace(string(public)) + `"]`; err != nil || !strings.Contains(first, want) {
+		t.Errorf("apply writes\n%s\nwant %s in it (%v)", first, want, err)
+	}
 	for name, v := range map[string]verb{"apply": (*provision.Provisioner).Apply, "check": (*provision.Provisioner).Check} {
 		if got := run(t, root, v); got != first {
 			t.Errorf("%s of a running host writes\n%s\nwant\n%s", name, got, first)
