@@ -1,9 +1,11 @@
 package eval_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"iter"
+	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
@@ -144,6 +146,64 @@ func TestRun(t *testing.T) {
 	}
 	if links := slices.Sorted(maps.Keys(rooted.links)); !slices.Equal(links, []string{"drvs/mail", "drvs/web"}) {
 		t.Errorf("roots %q, want those of mail and web", links)
+	}
+}
+
+// source returns the text of the file called name that drv is made from.
+func source(t *testing.T, drv store.Path, name string) string {
+	t.Helper()
+	out, err := exec.Command("nix-store", "--query", "--requisites", string(drv)).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.Lines(string(out)) {
+		if path = strings.TrimSpace(path); strings.HasSuffix(path, "-"+name) {
+			text, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return string(text)
+		}
+	}
+	t.Errorf("%s is not made from a file %s:\n%s", drv, name, out)
+	return ""
+}
+
+// What records say of a host is in its configuration and in others', and -v says
+// where others' matters.
+func TestFacts(t *testing.T) {
+	standIn(t)
+	var log bytes.Buffer
+	e := &eval.Evaluator{
+		Network: write(t, `{
+			defaults = { boot.isContainer = true; services.openssh.enable = true; };
+			db.deployment.targetEnv = "sandbox";
+			board = { };
+		}`),
+		Store: &roots{}, RootDir: "drvs",
+		Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	got, err := run(t, e, parse(t,
+		`{"nx":1,"name":"board","machine":{"provider":"none"}}`,
+		`{"nx":1,"name":"db","target":{"host":"10.0.0.1"},"machine":{"provider":"sandbox","privateIPv4":"10.0.0.1","authorizedKeys":["ssh-ed25519 AAAAroot nx",7,"x\ny"],"stateVersion":"20.03"}}`,
+		`{"nx":1,"name":"web","target":{"host":"10.0.0.2","hostKeys":["ssh-ed25519 AAAAweb"]},"machine":{"provider":"sandbox","privateIPv4":"10.0.0.2"}}`,
+	), "board", "db")
+	if err != nil || strings.Contains(got["db"]+got["board"], `"error"`) {
+		t.Fatalf("%v: %v", err, got)
+	}
+	said := regexp.MustCompile(`msg="facts about other hosts .*" host=(\w+)`).FindAllStringSubmatch(log.String(), -1)
+	if len(said) != 1 || said[0][1] != "db" {
+		t.Errorf("told of facts about others: %q, want db alone", said)
+	}
+	links := e.Store.(*roots).links
+	for file, want := range map[string]string{
+		"etc-hosts":           "127.0.0.1 localhost\n127.0.0.2 db\n::1 localhost\n10.0.0.1 db db-unencrypted\n127.0.0.1 db-encrypted\n10.0.0.2 web web-unencrypted\n",
+		"etc-ssh_known_hosts": "web-unencrypted,web-encrypted,web ssh-ed25519 AAAAweb\n",
+		"etc-root":            "ssh-ed25519 AAAAroot nx\n",
+	} {
+		if text := source(t, links["drvs/db"], file); text != want {
+			t.Errorf("%s of db is\n%s\nwant\n%s", file, text, want)
+		}
 	}
 }
 

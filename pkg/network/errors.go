@@ -30,7 +30,7 @@ func (e *EvalError) Hint() string {
 	case strings.Contains(e.Message, sealName+"' has an unsupported type"):
 		return "the configuration copies the folder with nx's state into the Nix store, as src = ./. does: name a folder without .nx, or filter it out; a flake that is no git repository is copied whole, so keep .nx elsewhere with --root"
 	case noFact.MatchString(e.Message):
-		return "run nx-provision first and pipe its records to nx-eval: they say what became of machines and resources"
+		return "run nx-provision first and pipe its records to nx-eval: they say what became of machines and resources; none of that enters a flake"
 	}
 	if m := noArgument.FindStringSubmatch(e.Message); m != nil {
 		return fmt.Sprintf("an argument of the network itself is given by --arg %s EXPR or --argstr %[1]s TEXT", m[1])

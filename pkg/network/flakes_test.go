@@ -226,13 +226,13 @@ func TestFlakeOfOthers(t *testing.T) {
 	nixos := strings.ReplaceAll(plain, "WEB", "nixos")
 	web := strings.ReplaceAll(plain, "WEB", "web")
 	tests := []struct{ name, form, outputs string }{
-		{"hive", "colmena", `{ colmena = { meta.nixpkgs = import nixpkgs { system = "x86_64-linux"; }; ` + machines + ` }; ` + nixos + ` }`},
+		{"hive", "colmena", `{ colmena = { meta = { nixpkgs = import nixpkgs { system = "x86_64-linux"; }; facts = true; }; ` + machines + ` }; ` + nixos + ` }`},
 		{"evaluated hive", "colmena", `{ colmenaHive = { __schema = "v0.5"; metaConfig.description = "made"; nodes.web = self.nixosConfigurations.web.extendModules { modules = [ ({ lib, ... }: {
 			options.deployment = lib.mkOption { type = lib.types.attrs; };
 			config.deployment = { targetHost = "web"; targetPort = null; targetUser = "admin"; privilegeEscalationCommand = [ "sudo" "-H" "--" ];
 				tags = [ "web" ]; keys = { }; allowLocalDeployment = false; buildOnTarget = false; replaceUnknownProfiles = true; sshOptions = [ ]; };
 		}) ]; }; }; ` + nixos + ` }`},
-		{"NixOps", "nixops", `{ nixopsConfigurations.default = { who, ... }: { inherit nixpkgs; network.description = who; ` + machines + ` }; ` + web + ` }`},
+		{"NixOps", "nixops", `{ nixopsConfigurations.default = { who, ... }: { inherit nixpkgs; network = { description = who; facts = true; }; ` + machines + ` }; ` + web + ` }`},
 	}
 	onEachFlakeNix(t, func(t *testing.T, nixpkgs string) {
 		for _, tt := range tests {
@@ -243,7 +243,11 @@ func TestFlakeOfOthers(t *testing.T) {
 				if err != nil || about.Form != tt.form || tt.form == "nixops" && about.Description != n.Args[2] {
 					t.Fatalf("about %+v, error %v", about, err)
 				}
-				s := evaluate(t, n, Facts{}, "web")["web"]
+				if told := slices.ContainsFunc(about.Warnings, func(w string) bool { return strings.HasSuffix(w, ".facts does nothing here: no facts enter a flake") }); told != strings.Contains(tt.outputs, "facts = true") {
+					t.Errorf("warnings %q", about.Warnings)
+				}
+				facts := Facts{Machines: map[string]MachineFacts{"web": {Provider: "ec2", PublicIPv4: "192.0.2.1", HostKeys: []string{"ssh-ed25519 AAAA"}, StateVersion: "20.03"}}}
+				s := evaluate(t, n, facts, "web")["web"]
 				if s.Err != nil || !slices.Equal(s.Tags, []string{"web"}) || !strings.Contains(string(s.Target), `"host":"web"`) || !strings.Contains(string(s.Target), `"user":"admin"`) {
 					t.Fatalf("web: %s %q, error %v", s.Target, s.Tags, s.Err)
 				}

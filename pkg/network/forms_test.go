@@ -108,6 +108,8 @@ func TestNetworkWarnings(t *testing.T) {
 		{`{ network = { pkgs = import <nixpkgs> { }; buildShell = { }; }; }`, []string{"network.buildShell does nothing here"}},
 		{`{ meta.allowApplyAll = false; }`, []string{"meta.allowApplyAll does nothing here: choose hosts by --on"}},
 		{`{ nodes = { }; }`, nil},
+		{`derivation { name = "x"; system = "x"; builder = "x"; } // { config = { nodes = { }; network.facts = true; }; }`,
+			[]string{"network.facts does nothing here: nixus itself made the network"}},
 	}
 	t.Setenv("NIX_PATH", "nixpkgs="+trees(t)["stand-in"])
 	for _, tt := range tests {

@@ -244,7 +244,8 @@ in
   about = {
     form = "nixops";
     warnings = concatMap (name: optional (settings ? ${name})
-      "network.${name} does nothing here: what nx remembers is in .nx/") [ "storage" "lock" ];
+      "network.${name} does nothing here: what nx remembers is in .nx/") [ "storage" "lock" ]
+      ++ optional (flake != null && settings.facts or false) "network.facts does nothing here: no facts enter a flake";
     description = settings.description or "Unnamed NixOps network";
     enableRollback = settings.enableRollback or false;
     nixpkgs = toString nixpkgs;
