@@ -310,10 +310,13 @@ func TestEachFailsByItself(t *testing.T) {
   defaults = { deployment.targetEnv = "sandbox"; boot.isContainer = true; };
   good = { };
   cut = { };
+  misspelt = { };
+  unbuildable = { };
   stubborn = { };
 }
 `)
-	for _, r := range wantResults(t, d.sh(pipeline), map[string]string{"good": "unchanged", "cut": "activated", "stubborn": "activated"}) {
+	for _, r := range wantResults(t, d.sh(pipeline), map[string]string{"good": "unchanged", "cut": "activated", "misspelt": "activated",
+		"unbuildable": "activated", "stubborn": "activated"}) {
 		d.wantRunning(r)
 	}
 }
