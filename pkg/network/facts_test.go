@@ -23,6 +23,15 @@ var shopFacts = Facts{
 	Resources: map[string]map[string]json.RawMessage{"elasticIPs": {"ip": json.RawMessage(`{"address":"203.0.113.9"}`)}},
 }
 
+// factsOf says all that can be said of the machines.
+func factsOf(names ...string) Facts {
+	facts := Facts{Machines: map[string]MachineFacts{}}
+	for _, name := range names {
+		facts.Machines[name] = shopFacts.Machines["db"]
+	}
+	return facts
+}
+
 // A machine has what NixOps 1.7 writes of it into its physical.nix, a second file
 // of the network; what the network says itself goes first where it does there.
 func TestFactsAreNixOps(t *testing.T) {

@@ -304,7 +304,7 @@ func TestFormDerivations(t *testing.T) {
 					needNewer(t, "the type of configurations")
 				}
 				want := instantiate(t, fmt.Sprintf(prelude, here, tt.file)+tt.expression)
-				if s := evaluate(t, testNetwork(tt.file), Facts{}, tt.name)[tt.name]; s.Err != nil || s.DrvPath != want {
+				if s := evaluate(t, testNetwork(tt.file), factsOf(tt.name, "other"), tt.name)[tt.name]; s.Err != nil || s.DrvPath != want {
 					t.Errorf("%s is %s (%v), nix-instantiate gives %s", tt.name, s.DrvPath, s.Err, want)
 				}
 			})
@@ -339,20 +339,43 @@ func TestFormDerivationsOfPeers(t *testing.T) {
 	bare := write(t, `{ ... }: { imports = [ `+here+`/nixus.nix ];
 		defaults = { lib, ... }: { configuration.system.activationScripts.activate-secrets = lib.mkForce ""; }; }`)
 	made := write(t, "import "+nixus+" "+here+"/nixus.nix")
+	// They read files that ask nx for facts, too.
+	asking := map[string]string{}
+	for form, text := range map[string]string{
+		"morph":   `{ network = { pkgs = import <nixpkgs> { }; facts = true; }; a.boot.isContainer = true; }`,
+		"colmena": `{ meta = { nixpkgs = <nixpkgs>; _module.check = false; facts = true; }; a.boot.isContainer = true; }`,
+		"nixus": `{ lib, ... }: { options.network.facts = lib.mkOption { type = lib.types.bool; default = true; };
+			config.nodes.a = { host = "a"; nixpkgs = <nixpkgs>; configuration = { boot.isContainer = true; system.activationScripts.activate-secrets = lib.mkForce ""; }; }; }`,
+	} {
+		asking[form] = write(t, text)
+	}
+	morph := func(file string) string {
+		return `mapAttrs (_: n: n.config.system.build.toplevel.drvPath) (import ` + peers + `/morph/data/eval-machines.nix { networkExpr = ` + file + `; }).nodes`
+	}
+	colmena := func(file string) string {
+		return `mapAttrs (_: t: t.drvPath) (import ` + peers + `/colmena/src/nix/hive/eval.nix { rawHive = import ` + file + `; }).toplevel`
+	}
+	nixusNodes := func(made string) string {
+		return `mapAttrs (_: n: n.configuration.system.build.toplevel.drvPath) (removeAttrs (` + made + `).config.nodes [ "unused" ])`
+	}
 	tests := []struct{ name, file, expression string }{
-		{"morph", here + "/morph.nix", `mapAttrs (_: n: n.config.system.build.toplevel.drvPath) (import ` + peers + `/morph/data/eval-machines.nix { networkExpr = ` + here + `/morph.nix; }).nodes`},
-		{"colmena", here + "/hive.nix", `mapAttrs (_: t: t.drvPath) (import ` + peers + `/colmena/src/nix/hive/eval.nix { rawHive = import ` + here + `/hive.nix; }).toplevel`},
-		{"nixus", bare, `mapAttrs (_: n: n.configuration.system.build.toplevel.drvPath) (removeAttrs (import ` + nixus + ` ` + bare + `).config.nodes [ "unused" ])`},
-		{"made by nixus", made, `mapAttrs (_: n: n.configuration.system.build.toplevel.drvPath) (removeAttrs (import ` + made + `).config.nodes [ "unused" ])`},
+		{"morph", here + "/morph.nix", morph(here + "/morph.nix")},
+		{"colmena", here + "/hive.nix", colmena(here + "/hive.nix")},
+		{"nixus", bare, nixusNodes("import " + nixus + " " + bare)},
+		{"made by nixus", made, nixusNodes("import " + made)},
+		{"morph, asking", asking["morph"], morph(asking["morph"])},
+		{"colmena, asking", asking["colmena"], colmena(asking["colmena"])},
+		{"nixus, asking", asking["nixus"], nixusNodes("import " + nixus + " " + asking["nixus"])},
 	}
 	everywhere(t, func(t *testing.T) {
 		for _, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
 				n := testNetwork(tt.file)
-				if tt.name == "morph" {
+				form, _, asks := strings.Cut(tt.name, ", ")
+				if form == "morph" {
 					needNewer(t, "morph itself")
 				}
-				if tt.name == "nixus" {
+				if form == "nixus" {
 					n.Format = "nixus"
 				}
 				cmd := exec.Command("nix-instantiate", "--eval", "--strict", "--read-write-mode", "--json", "--expr", "with builtins; "+tt.expression)
@@ -366,7 +389,11 @@ func TestFormDerivationsOfPeers(t *testing.T) {
 				if err := json.Unmarshal(out, &want); err != nil {
 					t.Fatal(err)
 				}
-				for name, s := range evaluate(t, n, Facts{}) {
+				facts := Facts{}
+				if !asks {
+					facts = factsOf(slices.Sorted(maps.Keys(want))...)
+				}
+				for name, s := range evaluate(t, n, facts) {
 					if s.Err != nil || string(s.DrvPath) != want[name] {
 						t.Errorf("%s is %s (%v), want %s", name, s.DrvPath, s.Err, want[name])
 					}
