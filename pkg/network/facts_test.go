@@ -96,7 +96,7 @@ func TestFactsAreAskedFor(t *testing.T) {
 		{"nixops, for what exists", `{ ASK defaults = DEFAULTS; db = { }; web = { }; }`, `network.facts = true;`, true},
 		{"morph", `{ network = { pkgs = import <nixpkgs> { }; ASK }; defaults = DEFAULTS; db = { }; web = { }; }`, `facts = true;`, true},
 		{"morph, denied", `{ network = { pkgs = import <nixpkgs> { }; ASK }; defaults = DEFAULTS; db = { }; web = { }; }`, `facts = false;`, false},
-		// Colmena itself takes the second, which it does not know, for the first.
+		// Colmena itself refuses the second, unless it does not check.
 		{"colmena", `{ meta = { nixpkgs = <nixpkgs>; ASK }; defaults = DEFAULTS; db = { }; web = { }; }`, `_module.check = false; facts = true;`, true},
 		{"nixus", `{ config, ... }: { ASK defaults = { nixpkgs = <nixpkgs>; configuration = DEFAULTS; }; nodes.db.host = "db"; nodes.web.host = "web"; }`,
 			`network.facts = true;`, true},
@@ -113,15 +113,15 @@ func TestFactsAreAskedFor(t *testing.T) {
 					n.Format = form
 					return n
 				}
-				plain := evaluate(t, network(""), Facts{})["db"]
-				if known := evaluate(t, network(""), shopFacts)["db"]; form != "nixops" && known.DrvPath != plain.DrvPath || plain.Err != nil || known.Err != nil || known.OfOthers {
+				plain := evaluate(t, network(""), Facts{}, "db")["db"]
+				if known := evaluate(t, network(""), shopFacts, "db")["db"]; form != "nixops" && known.DrvPath != plain.DrvPath || plain.Err != nil || known.Err != nil || known.OfOthers {
 					t.Errorf("unasked for: %s (%v), without records %s (%v)", known.DrvPath, known.Err, plain.DrvPath, plain.Err)
 				}
 				n := network(tt.asks)
-				if none := evaluate(t, n, Facts{})["db"]; none.Err != nil || none.DrvPath != plain.DrvPath {
+				if none := evaluate(t, n, Facts{}, "db")["db"]; none.Err != nil || none.DrvPath != plain.DrvPath {
 					t.Errorf("asked for, without records: %s (%v), else %s", none.DrvPath, none.Err, plain.DrvPath)
 				}
-				got := evaluate(t, n, shopFacts)["db"]
+				got := evaluate(t, n, shopFacts, "db")["db"]
 				if got.Err != nil || (got.DrvPath != plain.DrvPath) != tt.takes || got.OfOthers != tt.takes {
 					t.Fatalf("%s (%v), of others %v, without facts %s", got.DrvPath, got.Err, got.OfOthers, plain.DrvPath)
 				}
