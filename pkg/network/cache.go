@@ -82,6 +82,7 @@ type page struct {
 	*table
 	changed map[string]inputs.Input // of answers that do not hold any more: what is different
 	fresh   []*reading
+	told    bool // which answers cannot be remembered
 	stale   bool // the file is not what this is
 }
 
@@ -97,6 +98,7 @@ type remembered struct {
 	Said    []string        `json:",omitempty"` // by the evaluator, for people
 
 	reading *reading // if it is of this process
+	number  int      // among those of its evaluator
 }
 
 // open returns the page of key, with only those answers that hold now.
@@ -244,12 +246,8 @@ func (p *page) keep(r *reading, answers map[string]remembered) string {
 	if r.why != "" {
 		return r.why
 	}
-	env := 0
-	for env < len(r.order) && strings.HasPrefix(r.order[env].Path, variables) {
-		env++
-	}
 	for key, a := range answers {
-		a.UpTo += env // they were put in front
+		a.UpTo = r.upTo(a.number)
 		a.reading = r
 		p.Answers[key] = a
 	}
@@ -346,7 +344,10 @@ func (p *page) save() (left []error, err error) {
 			}
 		}
 	}
-	p.stale = false
+	if p.stale = false; p.told {
+		left = nil
+	}
+	p.told = p.told || len(left) > 0
 	b, err := json.Marshal(w)
 	if err == nil {
 		err = os.MkdirAll(filepath.Dir(p.file), 0o700)
@@ -491,8 +492,13 @@ func (s *session) memorize(answer string) *memory {
 		return nil
 	}
 	return &memory{session: s, page: p, asked: answer, answers: map[string]remembered{},
-		reading: &reading{table: p.table, own: s.dir, flake: s.flake != "", seen: map[string]bool{}, has: map[inputs.Input]bool{}}}
+		reading: &reading{table: p.table, own: s.dir, answered: s.answered(), flake: s.flake != "",
+			seen: map[string]bool{}, has: map[inputs.Input]bool{}, behind: map[string]int{}}}
 }
+
+// answered is what the files are called that are looked for behind each answer,
+// before its number.
+func (s *session) answered() string { return "answered-" + strings.TrimSpace(s.mark) + "-" }
 
 // saw is what an evaluator tells what it reads.
 func (m *memory) saw() func(path string, flags, thread int) {
@@ -516,7 +522,7 @@ func (m *memory) take(it item, answer string) {
 		return
 	}
 	if it.Kind != "query" {
-		m.answers[it.key(m.asked)] = remembered{UpTo: m.reading.upto(), Text: json.RawMessage(answer), Said: m.said}
+		m.answers[it.key(m.asked)] = remembered{Text: json.RawMessage(answer), Said: m.said, number: len(m.answers)}
 	}
 	m.said = nil
 }

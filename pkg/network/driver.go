@@ -49,8 +49,9 @@ type item struct {
 
 // A request is what nix/main.nix reads.
 type request struct {
-	Mark       string            `json:"mark"`   // what an answer begins with
-	Answer     string            `json:"answer"` // what to say of machines and resources: see nix/form.nix
+	Mark       string            `json:"mark"`     // what an answer begins with
+	Answered   string            `json:"answered"` // what a file is called that is looked for behind an answer, before its number
+	Answer     string            `json:"answer"`   // what to say of machines and resources: see nix/form.nix
 	Items      []item            `json:"items"`
 	Files      []string          `json:"files"`
 	Format     string            `json:"format"`
@@ -167,7 +168,7 @@ func (s *session) about(ctx context.Context) (*About, error) {
 // evaluate runs one evaluator over items and returns how many it answered. It
 // returns errMemory when it ended it for the memory it had.
 func (s *session) evaluate(ctx context.Context, answer string, items []item, tell func(it item, answer []byte, err error)) (int, error) {
-	run, args, err := s.command(request{Mark: s.mark, Answer: answer, Items: items, Files: s.files, Format: s.Format,
+	run, args, err := s.command(request{Mark: s.mark, Answered: s.answered(), Answer: answer, Items: items, Files: s.files, Format: s.Format,
 		Deployment: map[string]string{"name": s.name, "uuid": s.uuid}, Facts: s.facts, Expression: s.expression})
 	if err != nil {
 		return 0, fmt.Errorf("write evaluation request: %w", err)

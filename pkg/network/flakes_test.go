@@ -115,7 +115,8 @@ func TestFlake(t *testing.T) {
 				t.Errorf("%s alone is %s, error %v; with others %s", name, s.DrvPath, s.Err, got[name].DrvPath)
 			}
 		}
-		if want := 2 + len(got) + 1; nix.processes != want { // About, twice; broken is in got no longer
+		// About, twice; broken is in got no longer. One may answer again before it is ended.
+		if want := 2 + len(got) + 1; nix.processes > want || nix.processes < want-1 {
 			t.Errorf("%d processes, want %d", nix.processes, want)
 		}
 		d, err := n.Describe(t.Context(), Facts{})

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -18,18 +19,21 @@ import (
 // depends on nothing that it read later.
 type reading struct {
 	*table
-	own   string // the folder of nx's expressions: it is in no answer
-	flake bool   // evaluated purely: what is fetched has a hash
+	own      string // the folder of nx's expressions: it is in no answer
+	answered string // what the files are called that are looked for behind each answer
+	flake    bool   // evaluated purely: what is fetched has a hash
 
 	mu      sync.Mutex
 	pid     int             // of the evaluator, once it is known
 	seen    map[string]bool // a path: whether it was opened too
 	has     map[inputs.Input]bool
 	order   []inputs.Input
-	files   []string // that it may have evaluated
-	begun   bool     // it evaluates; what it read before is for Nix itself
-	fetches bool     // it has used Nix' cache of what was fetched, beyond what a hash names
-	why     string   // why its answers are for now only; empty: they are not
+	env     int            // how many of order are variables: the first
+	behind  map[string]int // how much had been read when an answer had been given, by its number
+	files   []string       // that it may have evaluated
+	begun   bool           // it evaluates; what it read before is for Nix itself
+	fetches bool           // it has used Nix' cache of what was fetched, beyond what a hash names
+	why     string         // why its answers are for now only; empty: they are not
 }
 
 func (r *reading) forNow(format string, args ...any) {
@@ -46,11 +50,18 @@ func (r *reading) saw(path string, flags, thread int) {
 	if before, ok := r.seen[path]; ok && (before || !opened) {
 		return
 	}
+	if n, ok := strings.CutPrefix(filepath.Base(path), r.answered); ok {
+		r.behind[n] = len(r.order)
+		return
+	}
 	if inputs.Below(path, r.own) {
 		r.begun = true
 		return
 	}
 	ours, git := r.program(thread)
+	if strings.HasPrefix(path, fmt.Sprintf("%s/nix-%d-", os.TempDir(), r.pid)) {
+		return // a folder that the evaluator made for itself (Nix' createTempDir)
+	}
 	if !ours && !git {
 		return // a builder's, whose derivation says what it may read
 	}
@@ -62,7 +73,7 @@ func (r *reading) saw(path string, flags, thread int) {
 		r.fetches = !r.flake
 		return
 	case ofTheMoment:
-		if r.begun && !ofTheRuntime(path) {
+		if r.begun && !ofTheRuntime(path) && (opened || strings.Count(path, "/") > 1) {
 			r.forNow("it reads %s", path)
 		}
 		return
@@ -81,8 +92,9 @@ func (r *reading) saw(path string, flags, thread int) {
 	}
 	in := inputs.Input{Path: path}
 	stamp := r.look(in)
-	// Nix opens its store to have it written to the disk; to list one, it is opened as a folder.
-	if opened && stamp.IsDir() && (path != storeDir || flags&syscall.O_DIRECTORY != 0) {
+	// A folder is opened as such to be listed (opendir(3)), otherwise to have it
+	// written to the disk, as Nix does with its store, or to find what is in it.
+	if opened && stamp.IsDir() && flags&syscall.O_DIRECTORY != 0 {
 		in.List = true
 		stamp = r.look(in)
 	}
@@ -155,13 +167,14 @@ func (r *reading) done(missed error, search []string, moment string) {
 		}
 	}
 	// A variable may have been read before anything else.
-	r.order = append(env, r.order...)
+	r.order, r.env = append(env, r.order...), len(env)
 }
 
-// upto is how much has been read until now, to be given to a later cut.
-func (r *reading) upto() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+// upTo is how much had been read when the answer of that number had been given.
+func (r *reading) upTo(answer int) int {
+	if n, ok := r.behind[strconv.Itoa(answer)]; ok {
+		return n + r.env
+	}
 	return len(r.order)
 }
 
