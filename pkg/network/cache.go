@@ -508,6 +508,22 @@ func (m *memory) saw() func(path string, flags, thread int) {
 	return m.reading.saw
 }
 
+// evaluating is what Nix says at verbosity 1 of each file that it evaluates (2.8 to 2.26).
+const evaluating = "evaluating file '"
+
+// evaluates takes what Nix says only because it is asked to say more: of each file
+// that it is evaluated, and which of a flake are copied. It is false for other lines.
+func (m *memory) evaluates(line string) bool {
+	if m == nil {
+		return false
+	}
+	if file, ok := strings.CutPrefix(line, evaluating); ok {
+		m.reading.evaluated(strings.TrimSuffix(file, "'"))
+		return true
+	}
+	return strings.HasPrefix(line, "copying '") && strings.HasSuffix(line, "' to the store...")
+}
+
 // saidLines is how much of what is said about one item is said again.
 const saidLines = 100
 

@@ -281,14 +281,14 @@ func TestCacheFlake(t *testing.T) {
 	}`
 	for _, test := range []struct {
 		name, before, edit string
-		same               bool
+		same, either       bool // either: may be seen as an input or not
 		moment             string
 	}{
 		{name: "a folder", edit: `sed -i s/1/2/ m.nix`},
 		{name: "a folder, touched", edit: `touch m.nix`, same: true},
 		{name: "a repository", before: `git init -q; git add .; git commit -qm 1`, edit: `sed -i s/1/2/ m.nix`},
 		{name: "a commit", before: `git init -q; git add .; git commit -qm 1`, edit: `git commit -qm 2 --allow-empty`},
-		{name: "what the repository ignores", before: `echo '*.log' >.gitignore; git init -q; git add .; git commit -qm 1`, edit: `echo x >x.log`, same: true},
+		{name: "what the repository ignores", before: `echo '*.log' >.gitignore; git init -q; git add .; git commit -qm 1`, edit: `echo x >x.log`, either: true},
 		{name: "its lock file", edit: `cp -r @NIXPKGS@ tree; chmod -R u+w tree; echo 99.99 >tree/.version; sed -i "s|@NIXPKGS@|$PWD/tree|" flake.nix; nix --extra-experimental-features "nix-command flakes" flake lock 2>&1`},
 		{name: "no lock file", before: `rm flake.lock`, edit: `sed -i s/1/2/ m.nix`, moment: "the flake has no lock for its input nixpkgs"},
 	} {
@@ -318,7 +318,7 @@ func TestCacheFlake(t *testing.T) {
 				if plain := b.plainly(); after != plain {
 					t.Errorf("after the edit\n%s\nand without the cache\n%s", after, plain)
 				}
-				if test.same && processes > 0 || !test.same && after == first {
+				if test.same && processes > 0 || !test.same && !test.either && after == first {
 					t.Errorf("%d evaluators, first\n%s\nafter the edit\n%s\n%s", processes, first, after, b.log.String())
 				}
 			})

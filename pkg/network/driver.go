@@ -179,7 +179,13 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 	var said transcript
 	child, end := context.WithCancelCause(ctx)
 	defer end(nil)
+	if memory != nil {
+		args = append(args, "--verbose")
+	}
 	unseen, err := run(child, args, s.limits.env, func(line string, pid int) {
+		if memory.evaluates(line) {
+			return
+		}
 		if _, json, ok := strings.Cut(line, s.mark); ok && answered < len(items) {
 			it := items[answered]
 			answered++

@@ -22,7 +22,7 @@ var marks = [][]byte{[]byte("getEnv"), []byte("maybeEnv"), []byte("currentTime")
 	[]byte("fetchMercurial"), []byte("getFlake"), []byte("__fetchurl"), []byte("builtins.fetchurl"), []byte("(builtins)"), []byte("with builtins"),
 	[]byte("builtins.exec"), []byte("__exec"), []byte("mportNative"), []byte("builtins.${")}
 
-// mentioned reads a Nix file. Text that is no Nix may be taken for some.
+// mentioned reads a Nix file.
 func mentioned(text []byte) mentions {
 	if !slices.ContainsFunc(marks, func(m []byte) bool { return bytes.Contains(text, m) }) {
 		return mentions{}

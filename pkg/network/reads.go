@@ -1,7 +1,6 @@
 package network
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -30,7 +29,7 @@ type reading struct {
 	order   []inputs.Input
 	env     int            // how many of order are variables: the first
 	behind  map[string]int // how much had been read when an answer had been given, by its number
-	files   []string       // that it may have evaluated
+	files   []string       // that it evaluated
 	begun   bool           // it evaluates; what it read before is for Nix itself
 	fetches bool           // it has used Nix' cache of what was fetched, beyond what a hash names
 	why     string         // why its answers are for now only; empty: they are not
@@ -80,9 +79,6 @@ func (r *reading) saw(path string, flags, thread int) {
 	case inStore:
 		if p, ok := storeInput(path); ok {
 			r.add(p)
-			if opened && ours {
-				r.files = append(r.files, path)
-			}
 			return
 		}
 	}
@@ -101,9 +97,6 @@ func (r *reading) saw(path string, flags, thread int) {
 	if opened && stamp.IsSpecial() && r.begun {
 		r.forNow("%s is no file", path)
 	}
-	if opened && ours && !in.List {
-		r.files = append(r.files, path)
-	}
 	r.add(in)
 }
 
@@ -111,6 +104,13 @@ func (r *reading) add(in inputs.Input) {
 	if !r.has[in] {
 		r.has[in] = true
 		r.order = append(r.order, in)
+	}
+}
+
+// evaluated takes the name of a file that the evaluator says it evaluates.
+func (r *reading) evaluated(file string) {
+	if filepath.IsAbs(file) && !inputs.Below(file, r.own) {
+		r.files = append(r.files, file)
 	}
 }
 
@@ -252,16 +252,15 @@ func stateOf(in inputs.Input) (string, error) {
 	return in.State()
 }
 
-// mentions returns what a file mentions. What is not Nix by its name, and has
-// bytes that no text has, mentions nothing.
+// mentions returns what a file of Nix mentions.
 func (t *table) mentions(file string) mentions {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	m, ok := t.read[file]
 	if !ok {
 		text, err := os.ReadFile(file)
-		if err == nil && (strings.HasSuffix(file, ".nix") || bytes.IndexByte(text, 0) < 0) {
-			m = mentioned(text)
+		if m = mentioned(text); err != nil {
+			m.other = "what could not be read again"
 		}
 		t.read[file] = m
 	}

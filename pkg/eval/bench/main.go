@@ -99,18 +99,22 @@ func run(hosts, repeat int, memory string) error {
 	if _, err := b.evaluate(); err != nil {
 		return err
 	}
-	var nx, together, inTurn, alone, list, on cost
+	var nx, again, uncached, together, inTurn, alone, list, on cost
 	for range repeat {
 		for _, m := range []struct {
 			best *cost
 			f    func() (cost, error)
 		}{
 			{&nx, b.evaluate},
+			{&again, func() (cost, error) { return b.nxEval("--all") }},
+			{&uncached, func() (cost, error) { return b.nxEval("--all", "--no-cache") }},
 			{&together, func() (cost, error) { return b.instantiate("plain.nix") }},
 			{&inTurn, func() (cost, error) { return b.inTurn(hosts) }},
 			{&alone, func() (cost, error) { return b.instantiate("plain.nix", "-A", name(0)) }},
-			{&list, func() (cost, error) { return b.run(b.nx, "list", "-q", "-f", "many.nix", "--json") }},
-			{&on, func() (cost, error) { return b.run(b.nx, "list", "-q", "-f", "many.nix", "--json", "--on", "@role0") }},
+			{&list, func() (cost, error) { return b.run(b.nx, "list", "--no-cache", "-q", "-f", "many.nix", "--json") }},
+			{&on, func() (cost, error) {
+				return b.run(b.nx, "list", "--no-cache", "-q", "-f", "many.nix", "--json", "--on", "@role0")
+			}},
 		} {
 			c, err := m.f()
 			if err != nil {
@@ -121,9 +125,9 @@ func run(hosts, repeat int, memory string) error {
 			}
 		}
 	}
-	for _, other := range []cost{together, inTurn} {
+	for _, other := range []cost{again, uncached, together, inTurn} {
 		if !slices.Equal(nx.drvs, other.drvs) {
-			return fmt.Errorf("compare derivations: nx-eval has %q, nix-instantiate %q", nx.drvs, other.drvs)
+			return fmt.Errorf("compare derivations: nx-eval has %q, and there are %q", nx.drvs, other.drvs)
 		}
 	}
 
@@ -136,6 +140,8 @@ func run(hosts, repeat int, memory string) error {
 		return fmt.Sprintf("%.2f of the time, %.2f of the CPU", nx.wall.Seconds()/c.wall.Seconds(), nx.cpu.Seconds()/c.cpu.Seconds())
 	}
 	row("nx-eval --all", nx, "")
+	row("the same, --no-cache", uncached, against(uncached))
+	row("the same, nothing changed", again, fmt.Sprintf("takes %.3f of the time, %.3f of the CPU", again.wall.Seconds()/nx.wall.Seconds(), again.cpu.Seconds()/nx.cpu.Seconds()))
 	row("one nix-instantiate for all", together, against(together))
 	row("one nix-instantiate a host, in turn", inTurn, against(inTurn))
 	row("one host alone", alone, fmt.Sprintf("first record after %.2f of the time, %.2f s", nx.first.Seconds()/alone.wall.Seconds(), nx.first.Seconds()))
@@ -206,8 +212,16 @@ const standInRoles = `let common = {
 		{ imports = [ common ]; environment.etc.more.text = "more"; }
 	]`
 
+// evaluate is nx-eval with nothing remembered.
 func (b *bench) evaluate() (cost, error) {
-	args := []string{"-q", "-f", "network.nix", "--all"}
+	if err := os.RemoveAll(filepath.Join(b.dir, ".nx/eval")); err != nil {
+		return cost{}, err
+	}
+	return b.nxEval("--all")
+}
+
+func (b *bench) nxEval(args ...string) (cost, error) {
+	args = append(args, "-q", "-f", "network.nix")
 	if b.memory != "" {
 		args = append(args, "--max-memory", b.memory)
 	}
