@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -488,7 +489,7 @@ type memory struct {
 // memorize returns what remembers one evaluator's answers.
 func (s *session) memorize(answer string) *memory {
 	p := s.page()
-	if p == nil {
+	if p == nil || s.expression != "" {
 		return nil
 	}
 	return &memory{session: s, page: p, asked: answer, answers: map[string]remembered{},
@@ -521,8 +522,11 @@ func (m *memory) evaluates(line string) bool {
 		m.reading.evaluated(strings.TrimSuffix(file, "'"))
 		return true
 	}
-	return strings.HasPrefix(line, "copying '") && strings.HasSuffix(line, "' to the store...")
+	return copying.MatchString(line)
 }
+
+// copying is what Nix says at verbosity 1 of a flake (2.8, 2.26).
+var copying = regexp.MustCompile(`^copying '.*'(?: to the store)?\.\.\.$`)
 
 // saidLines is how much of what is said about one item is said again.
 const saidLines = 100
@@ -537,9 +541,7 @@ func (m *memory) take(it item, answer string) {
 	if m == nil {
 		return
 	}
-	if it.Kind != "query" {
-		m.answers[it.key(m.asked)] = remembered{Text: json.RawMessage(answer), Said: m.said, number: len(m.answers)}
-	}
+	m.answers[it.key(m.asked)] = remembered{Text: json.RawMessage(answer), Said: m.said, number: len(m.answers)}
 	m.said = nil
 }
 
