@@ -56,9 +56,16 @@ func (c *commands) network(p *cli.Process) (*network.Network, *nixcmd.Nix, error
 	if err := network.Seal(filepath.Join(p.Root, ".nx")); err != nil {
 		return nil, nil, err
 	}
+	private, err := filepath.EvalSymlinks(filepath.Join(p.Root, ".nx"))
+	if err == nil {
+		private, err = filepath.Abs(private)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
 	nix := &nixcmd.Nix{Log: p.Log, Trace: trace.Start}
 	n := &network.Network{Files: c.File, Format: c.Format, OverrideInputs: c.OverrideInput, Args: c.NixArgs(), Name: c.Name, UUID: remembered.UUID(),
-		Jobs: p.Jobs, MaxMemory: int64(c.MaxMemory), ShowTrace: c.ShowTrace, Nix: nix, Log: p.Log}
+		Jobs: p.Jobs, MaxMemory: int64(c.MaxMemory), ShowTrace: c.ShowTrace, Private: private, Nix: nix, Log: p.Log}
 	if !c.NoCache {
 		n.Cache = &network.Cache{Dir: filepath.Join(p.Root, ".nx/eval")}
 	}

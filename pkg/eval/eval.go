@@ -163,12 +163,13 @@ func gather(first network.System, rest <-chan network.System) []network.System {
 }
 
 // check asks the store about all systems at once, since most of their sources are
-// the same, and about each if anything is wrong. Those that are known from an
-// earlier evaluation were checked then, and nothing is copied for them now.
+// the same, and about each if anything is wrong. It is not asked about those whose
+// evaluation is seen not to have opened anything of nx's own folder, nor about
+// those that are known from an earlier one, which was checked then.
 func (e *Evaluator) check(ctx context.Context, systems []network.System) []network.System {
 	var drvs []store.Path
 	for _, s := range systems {
-		if s.Err == nil && !s.Known {
+		if s.Err == nil && !s.Known && !s.Clean {
 			drvs = append(drvs, s.DrvPath)
 		}
 	}
@@ -176,7 +177,7 @@ func (e *Evaluator) check(ctx context.Context, systems []network.System) []netwo
 		return systems
 	}
 	for i, s := range systems {
-		if s.Err == nil && !s.Known {
+		if s.Err == nil && !s.Known && !s.Clean {
 			systems[i].Err = e.checkSources(ctx, s.DrvPath)
 		}
 	}

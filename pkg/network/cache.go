@@ -493,7 +493,7 @@ func (s *session) memorize(answer string) *memory {
 		return nil
 	}
 	return &memory{session: s, page: p, asked: answer, answers: map[string]remembered{},
-		reading: &reading{table: p.table, own: s.dir, answered: s.answered(), flake: s.flake != "",
+		reading: &reading{table: p.table, own: s.dir, private: s.Private, answered: s.answered(), flake: s.flake != "",
 			seen: map[string]bool{}, has: map[inputs.Input]bool{}, behind: map[string]int{}}}
 }
 
@@ -537,12 +537,14 @@ func (m *memory) say(line string) {
 	}
 }
 
-func (m *memory) take(it item, answer string) {
+// take tells whether the evaluator has been clean.
+func (m *memory) take(it item, answer string) bool {
 	if m == nil {
-		return
+		return false
 	}
 	m.answers[it.key(m.asked)] = remembered{Text: json.RawMessage(answer), Said: m.said, number: len(m.answers)}
 	m.said = nil
+	return m.reading.clean()
 }
 
 // keep is called when the evaluator has ended.

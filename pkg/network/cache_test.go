@@ -485,6 +485,33 @@ func TestCacheForgets(t *testing.T) {
 	})
 }
 
+// Whoever opens something of a private folder is not clean; nor is who was not seen.
+func TestClean(t *testing.T) {
+	onBoth(t, func(t *testing.T) {
+		b := newBench(t, map[string]string{
+			"network.nix": `{ defaults.boot.isContainer = true; a.environment.etc.x.text = toString (builtins.pathExists ./p/f); b = { };
+				c.environment.etc.x.source = ./p/f; d = { }; }`,
+			"p/f": "1",
+		})
+		for _, test := range []struct {
+			cache *Cache
+			want  []string
+		}{{&Cache{}, []string{"a", "b"}}, {nil, nil}} {
+			n, _ := b.network(test.cache)
+			n.Private = filepath.Join(b.dir, "p")
+			var clean []string
+			for name, s := range evaluate(t, n, Facts{}) {
+				if s.Clean {
+					clean = append(clean, name)
+				}
+			}
+			if slices.Sort(clean); !slices.Equal(clean, test.want) {
+				t.Errorf("%q are clean, want %q", clean, test.want)
+			}
+		}
+	})
+}
+
 // What was read, for make.
 func TestInputs(t *testing.T) {
 	onBoth(t, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"nx/pkg/record"
@@ -38,6 +39,7 @@ type session struct {
 	mark       string
 	limits     limits
 	asked      atomic.Int32
+	clean      sync.Map // names of machines evaluated with nothing opened in Private
 }
 
 // An item is what one answer is about.
@@ -193,7 +195,9 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 				memory.say(line)
 				s.logger(it).Info("output", "line", line)
 			}
-			memory.take(it, json)
+			if memory.take(it, json) {
+				s.clean.Store(it.Name, true)
+			}
 			if s.limits.memory > 0 && answered < len(items) && peakMemory(pid) > s.limits.memory {
 				end(errMemory)
 			}
@@ -224,6 +228,11 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 		err = fmt.Errorf("evaluate configuration: %w", err)
 	}
 	return answered, err
+}
+
+func (s *session) isClean(name string) bool {
+	_, ok := s.clean.Load(name)
+	return ok
 }
 
 func (s *session) logger(it item) *slog.Logger {

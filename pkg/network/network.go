@@ -35,6 +35,9 @@ type Network struct {
 	// after the machine it crossed that with. 0: what the machine has for each.
 	MaxMemory int64
 
+	// Private is a folder of which nothing belongs into the Nix store.
+	Private string
+
 	ShowTrace bool // errors have the whole trace, and it is logged
 
 	Nix   Evaluator
@@ -112,6 +115,7 @@ type System struct {
 	Tags       []string
 	Deployment json.RawMessage // what later stages need of config.deployment; no key contents
 	Known      bool            // from an earlier evaluation, whose inputs are the same
+	Clean      bool            // its evaluation is seen to have opened nothing in Network.Private; only with a cache
 	OfOthers   bool            // what is known of other machines has a part in the derivation
 	Err        error
 }
@@ -201,6 +205,7 @@ func (n *Network) Evaluate(ctx context.Context, names []string, facts Facts, don
 			if err != nil {
 				sys = System{Name: it.Name, Err: fmt.Errorf("read evaluation: %w", err)}
 			}
+			sys.Clean = s.isClean(it.Name)
 		}
 		done(sys)
 	}

@@ -19,6 +19,7 @@ import (
 type reading struct {
 	*table
 	own      string // the folder of nx's expressions: it is in no answer
+	private  string // a folder that is to be left alone, "" for none
 	answered string // what the files are called that are looked for behind each answer
 	flake    bool   // evaluated purely: what is fetched has a hash
 
@@ -30,6 +31,7 @@ type reading struct {
 	env     int            // how many of order are variables: the first
 	behind  map[string]int // how much had been read when an answer had been given, by its number
 	files   []string       // that it evaluated
+	opened  bool           // it has opened something in private
 	begun   bool           // it evaluates; what it read before is for Nix itself
 	fetches bool           // it has used Nix' cache of what was fetched, beyond what a hash names
 	why     string         // why its answers are for now only; empty: they are not
@@ -65,6 +67,7 @@ func (r *reading) saw(path string, flags, thread int) {
 		return // a builder's, whose derivation says what it may read
 	}
 	r.seen[path] = opened
+	r.opened = r.opened || opened && r.private != "" && inputs.Below(path, r.private)
 	switch place(path) {
 	case nixOwn:
 		return
@@ -105,6 +108,13 @@ func (r *reading) add(in inputs.Input) {
 		r.has[in] = true
 		r.order = append(r.order, in)
 	}
+}
+
+// clean tells whether the evaluator is seen, and has opened nothing in private.
+func (r *reading) clean() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.begun && !r.opened
 }
 
 // evaluated takes the name of a file that the evaluator says it evaluates.
