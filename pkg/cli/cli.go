@@ -101,7 +101,12 @@ func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
 		panic(err) // the commands' tags are wrong
 	}
 	command, err := parser.Parse(args)
-	p.Log = slog.New(newHandler(t.Name, p.flags, stdout, stderr))
+	messages := newHandler(t.Name, p.flags, stdout, stderr)
+	p.Log = slog.New(messages)
+	if m, ok := messages.(*text); ok {
+		p.Stdout = m.above(stdout)
+		defer m.end()
+	}
 	if err == nil {
 		err = p.check()
 	}

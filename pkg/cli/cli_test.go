@@ -19,9 +19,9 @@ import (
 	"nx/pkg/stream"
 )
 
-func logger(level slog.Level, steps bool, l *live) (*slog.Logger, *bytes.Buffer) {
+func logger(level slog.Level, steps bool) (*slog.Logger, *bytes.Buffer) {
 	var b bytes.Buffer
-	return slog.New(&text{console: &console{w: &b, tool: "nx-copy", level: level, steps: steps, live: l}}), &b
+	return slog.New(&text{console: &console{w: &b, tool: "nx-copy", level: level, steps: steps, eol: "\n"}}), &b
 }
 
 func TestMessages(t *testing.T) {
@@ -49,33 +49,12 @@ func TestMessages(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			l, b := logger(tt.level, tt.steps, nil)
+			l, b := logger(tt.level, tt.steps)
 			say(l)
 			if b.String() != tt.want {
 				t.Errorf("got\n%swant\n%s", b, tt.want)
 			}
 		})
-	}
-}
-
-func TestLiveLine(t *testing.T) {
-	l, b := logger(slog.LevelInfo, true, newLive("nx-copy", 60))
-	const clear = "\r\x1b[K"
-	for _, tt := range []struct {
-		say  func()
-		want string
-	}{
-		{func() { l.Info("connecting", "host", "web1") }, "nx-copy: 0 done, 1 in work: web1 connecting"},
-		{func() { l.Info("copying", "host", "web2", "paths", 3) }, clear + "nx-copy: 0 done, 2 in work: web1 connecting, web2 copying …"},
-		{func() { l.Error("no", "host", "web1") }, clear + "nx-copy: error: web1: no\nnx-copy: 0 done, 2 in work: web1 connecting, web2 copying …"},
-		{func() { l.Debug(written, "host", "web1") }, clear + "nx-copy: 1 done, 1 in work: web2 copying paths 3"},
-		{func() { l.Debug(written, "host", "web2") }, clear},
-		{func() { l.Info("done", "hosts", 2) }, "nx-copy: done (hosts 2)\n"},
-	} {
-		b.Reset()
-		if tt.say(); b.String() != tt.want {
-			t.Errorf("got  %q\nwant %q", b, tt.want)
-		}
 	}
 }
 

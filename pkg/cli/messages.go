@@ -1,8 +1,8 @@
 package cli
 
 import (
+	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -28,24 +28,34 @@ func newHandler(tool string, f *Shared, stdout, stderr *os.File) slog.Handler {
 		return slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: event}).
 			WithAttrs([]slog.Attr{slog.String("tool", tool)})
 	}
-	h := &console{w: stderr, tool: tool, level: level, steps: f.Progress != "never"}
-	width, _, err := term.GetSize(int(stderr.Fd()))
-	if err != nil || os.Getenv("TERM") == "dumb" {
+	h := &console{w: stderr, tool: tool, level: level, steps: f.Progress != "never", eol: "\n"}
+	if !term.IsTerminal(int(stderr.Fd())) || os.Getenv("TERM") == "dumb" {
 		return &text{console: h} // no terminal, or one without cursor and colours
 	}
 	h.colour = os.Getenv("NO_COLOR") == ""
-	live := f.Progress == "always" || f.Progress == "auto" && (f.Output != "" || !meetsTerminal(stdout))
-	if live && width >= 20 && !f.Quiet && !f.Verbose {
-		h.live = newLive(tool, width)
+	// The programs of a pipe share the terminal: what another one has drawn
+	// where the cursor is goes with it.
+	h.eol = eraseRest + "\n"
+	shown := f.Progress == "always" || f.Progress == "auto" && (f.Output != "" || !isPipe(stdout))
+	if shown && !f.Quiet && !f.Verbose {
+		h.live = &live{tool: tool, width: func() int { return width(stderr) }}
 	}
 	return &text{console: h}
 }
 
-// meetsTerminal tells whether what is written to stdout would stand between
-// the live line's: it is a terminal, or a pipe to another tool that has a line.
-func meetsTerminal(stdout *os.File) bool {
-	info, err := stdout.Stat()
-	return err != nil || info.Mode()&os.ModeNamedPipe != 0 || term.IsTerminal(int(stdout.Fd()))
+// isPipe tells whether f leads to another program, which may be one of nx's
+// with a live line of its own.
+func isPipe(f *os.File) bool {
+	info, err := f.Stat()
+	return err != nil || info.Mode()&os.ModeNamedPipe != 0
+}
+
+// width returns the columns of a terminal.
+func width(f *os.File) int {
+	if n, _, err := term.GetSize(int(f.Fd())); err == nil && n > 0 {
+		return n
+	}
+	return 80 // nobody has told the terminal
 }
 
 // event names slog's own attributes as events have them.
@@ -78,7 +88,8 @@ type console struct {
 	level  slog.Level
 	steps  bool // show steps
 	colour bool
-	live   *live // nil where steps are printed one line each
+	eol    string // ends a line
+	live   *live  // nil where steps are printed one line each
 }
 
 func (h *text) Enabled(_ context.Context, l slog.Level) bool {
@@ -119,7 +130,7 @@ func (h *text) Handle(_ context.Context, r slog.Record) error {
 	isStep := r.Level <= slog.LevelInfo && !isOutput
 	if h.live != nil && isStep && host != "" {
 		h.live.note(host, message, rest)
-		return h.print(h.live.draw())
+		return h.print("")
 	}
 	if r.Level < h.level || isStep && !h.steps {
 		return nil
@@ -134,20 +145,20 @@ func (h *text) Handle(_ context.Context, r slog.Record) error {
 	if len(rest) > 0 {
 		b.WriteString(" (" + strings.Join(rest, ", ") + ")")
 	}
-	b.WriteByte('\n')
+	b.WriteString(h.eol)
 	if hint != "" {
-		b.WriteString(h.tool + ": " + h.paint("1", "hint:") + " " + hint + "\n")
+		b.WriteString(h.tool + ": " + h.paint("1", "hint:") + " " + hint + h.eol)
 	}
-	return h.print(h.clear() + b.String() + h.redraw())
+	return h.print(b.String())
 }
 
 // lines puts prefix in front of each line of s.
 func (h *console) lines(prefix, s string) string {
 	var b strings.Builder
-	for l := range strings.Lines(strings.TrimRight(s, "\r\n") + "\n") {
-		b.WriteString(prefix + l)
+	for l := range strings.SplitSeq(strings.TrimRight(s, "\r\n"), "\n") {
+		b.WriteString(prefix + l + h.eol)
 	}
-	return h.clear() + b.String() + h.redraw()
+	return b.String()
 }
 
 func prefix(host string) string {
@@ -181,76 +192,48 @@ func (h *console) paint(code, s string) string {
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-func (h *console) print(s string) error {
-	_, err := io.WriteString(h.w, s)
+// print writes whole lines, which may be none, and the live line below them.
+func (h *console) print(lines string) error {
+	if h.live != nil {
+		lines = h.live.clear() + lines + h.live.draw()
+	}
+	_, err := io.WriteString(h.w, lines)
 	return err
 }
 
-func (h *console) clear() string {
-	if h.live == nil {
-		return ""
+// above returns what writes to stdout; where the live line is on the same
+// terminal, it gives way.
+func (h *console) above(stdout *os.File) io.Writer {
+	if h.live == nil || !term.IsTerminal(int(stdout.Fd())) {
+		return stdout
 	}
-	return h.live.clear()
+	return &aboveLive{h, stdout}
 }
 
-func (h *console) redraw() string {
-	if h.live == nil {
-		return ""
-	}
-	return h.live.draw()
+type aboveLive struct {
+	*console
+	stdout io.Writer
 }
 
-// live is one line at the bottom of a terminal that says what is in work.
-type live struct {
-	tool  string
-	width int
-	drawn bool
-	done  int
-	order []string          // hosts in work, by when they began
-	step  map[string]string // what each of them does
+func (a *aboveLive) Write(b []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, err := io.WriteString(a.w, a.live.clear()); err != nil {
+		return 0, err
+	}
+	n, err := a.stdout.Write(b)
+	if err == nil && bytes.HasSuffix(b, []byte("\n")) {
+		_, err = io.WriteString(a.w, a.live.draw())
+	}
+	return n, err
 }
 
-func newLive(tool string, width int) *live {
-	return &live{tool: tool, width: width, step: map[string]string{}}
-}
-
-// written is the message by which the stream announces that a host left the tool.
-const written = "written"
-
-func (l *live) note(host, message string, attrs []string) {
-	if message == written {
-		l.done++
-		delete(l.step, host)
-		l.order = slices.DeleteFunc(l.order, func(h string) bool { return h == host })
-		return
+// end leaves the terminal without a live line.
+func (h *console) end() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.live != nil {
+		io.WriteString(h.w, h.live.clear())
+		h.live.ended = true
 	}
-	if _, ok := l.step[host]; !ok {
-		l.order = append(l.order, host)
-	}
-	l.step[host] = strings.Join(append([]string{message}, attrs...), " ")
-}
-
-func (l *live) clear() string {
-	if !l.drawn {
-		return ""
-	}
-	l.drawn = false
-	return "\r\x1b[K"
-}
-
-func (l *live) draw() string {
-	if len(l.order) == 0 {
-		return l.clear()
-	}
-	parts := make([]string, len(l.order))
-	for i, h := range l.order {
-		parts[i] = h + " " + l.step[h]
-	}
-	s := []rune(fmt.Sprintf("%s: %d done, %d in work: %s", l.tool, l.done, len(l.order), strings.Join(parts, ", ")))
-	if len(s) >= l.width {
-		s = append(s[:max(l.width-2, 0)], '…')
-	}
-	cleared := l.clear()
-	l.drawn = true
-	return cleared + string(s)
 }

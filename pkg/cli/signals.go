@@ -55,8 +55,8 @@ func watch(f *os.File, gone func(error)) {
 	if err != nil || info.Mode()&(os.ModeNamedPipe|os.ModeSocket) == 0 {
 		return
 	}
+	fds := []unix.PollFd{{Fd: int32(f.Fd())}}
 	go func() {
-		fds := []unix.PollFd{{Fd: int32(f.Fd())}}
 		for {
 			_, err := unix.Poll(fds, -1)
 			switch {

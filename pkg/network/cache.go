@@ -610,7 +610,7 @@ func (s *session) recall(answer string, items []item) (known []recollection, res
 
 // recallSystems is recall for derivations, which must still be there.
 func (s *session) recallSystems(ctx context.Context, items []item) (known []System, rest []item) {
-	recalled, rest := s.recall("system", items)
+	recalled, rest := s.recall(wholly, items)
 	if len(recalled) == 0 {
 		return nil, rest
 	}
@@ -627,7 +627,7 @@ func (s *session) recallSystems(ctx context.Context, items []item) (known []Syst
 	i := 0
 	for j, sys := range known {
 		if err != nil || sys.Err != nil || slices.Contains(invalid, sys.DrvPath) {
-			s.page().forget("system", recalled[j].item)
+			s.page().forget(wholly, recalled[j].item)
 			s.log().Debug("the derivation is gone: evaluating", "host", sys.Name)
 			rest = append(rest, recalled[j].item)
 			continue

@@ -177,6 +177,7 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 	}
 	answered := 0
 	memory := s.memorize(answer)
+	s.begin(answer, items[0])
 	last := "" // what Nix said last: why it was aborted, when it was
 	var said transcript
 	child, end := context.WithCancelCause(ctx)
@@ -200,6 +201,8 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 			}
 			if s.limits.memory > 0 && answered < len(items) && peakMemory(pid) > s.limits.memory {
 				end(errMemory)
+			} else if answered < len(items) {
+				s.begin(answer, items[answered])
 			}
 			tell(it, []byte(json), nil)
 			return
@@ -233,6 +236,14 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 func (s *session) isClean(name string) bool {
 	_, ok := s.clean.Load(name)
 	return ok
+}
+
+// begin announces that an evaluator has come to a machine's system: it evaluates
+// one item after the other.
+func (s *session) begin(answer string, it item) {
+	if answer == wholly {
+		s.logger(it).Info("evaluating")
+	}
 }
 
 func (s *session) logger(it item) *slog.Logger {

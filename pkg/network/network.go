@@ -213,9 +213,12 @@ func (n *Network) Evaluate(ctx context.Context, names []string, facts Facts, don
 	for _, sys := range known {
 		done(sys)
 	}
-	s.askAll(ctx, "system", items, system)
+	s.askAll(ctx, wholly, items, system)
 	return ctx.Err()
 }
+
+// wholly is the answer that has a machine's derivation.
+const wholly = "system"
 
 func parseSystem(name string, answer []byte) (System, error) {
 	var a struct {

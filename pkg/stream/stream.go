@@ -36,6 +36,13 @@ type Stream struct {
 	Facts func(*record.Record)
 }
 
+// What a stream announces of each chosen host: that it was read, and, once the
+// stage is done with it, that it was written.
+const (
+	EventRead    = "read"
+	EventWritten = "written"
+)
+
 // A HostsError says that the stream is whole but hosts in it have errors, set
 // here or earlier.
 type HostsError struct {
@@ -177,10 +184,14 @@ func (s *Stream) feed(inputs []source, q *queue, w *writer) error {
 		if s.Facts != nil {
 			s.Facts(r)
 		}
+		chosen := r.Kind() == record.KindHost && matched.chooses(r.Name(), r.Tags())
+		if chosen {
+			s.Log.Debug(EventRead, "host", r.Name())
+		}
 		switch {
 		case r.Kind() != record.KindHost:
 			w.write(r)
-		case !matched.chooses(r.Name(), r.Tags()):
+		case !chosen:
 		case r.Failed():
 			w.write(r)
 		case s.On.Empty():

@@ -220,7 +220,7 @@ func (w *writer) count(r *record.Record) {
 		return
 	}
 	w.tally.hosts++
-	w.stream.Log.Debug("written", "host", r.Name())
+	w.stream.Log.Debug(EventWritten, "host", r.Name())
 	if !r.Failed() {
 		return
 	}
