@@ -37,7 +37,7 @@ type commands struct {
 	cli.Network
 	MaxMemory cli.Size `placeholder:"SIZE" help:"End an evaluator that has taken more memory, such as 2G, after the host it crossed that with, and go on in a new one (default: what the machine has for each of -j)."`
 	NoCache   bool     `help:"Evaluate everything, and remember nothing. Otherwise what was evaluated is not evaluated again while all that it read is the same."`
-	ShowTrace bool     `help:"Show and record the whole of Nix' trace with an error, not only the steps in files of the network."`
+	ShowTrace bool     `help:"Show the whole of Nix' trace with an error, which its record has, not only the steps in files of the network."`
 
 	Eval  evaluate `cmd:"" default:"withargs" help:"Evaluate each host's system."`
 	List  list     `cmd:"" help:"Show the network's hosts, their tags and targets, without evaluating their systems."`

@@ -219,11 +219,9 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 		return answered, errMemory
 	}
 	if err != nil && !said.empty() {
-		failed := said.failure(s.foreign, s.cwd, s.ShowTrace)
-		if err = failed; s.ShowTrace && answered < len(items) && answer != lightly {
-			for line := range strings.Lines(failed.Log()) {
-				s.logger(items[answered]).Error("output", "line", strings.TrimSuffix(line, "\n"))
-			}
+		failed := said.failure(s.foreign, s.cwd, s.dir)
+		if err = failed; answered < len(items) && answer != lightly {
+			s.show(failed, s.logger(items[answered]))
 		}
 	} else if err != nil && last != "" {
 		err = fmt.Errorf("evaluate configuration: %w: %s", err, last)
@@ -236,6 +234,20 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 func (s *session) isClean(name string) bool {
 	_, ok := s.clean.Load(name)
 	return ok
+}
+
+// show logs the trace of what will be the error of an item: whole where the user
+// asks for it, else what it has in the user's files beyond the message.
+func (s *session) show(e *EvalError, log *slog.Logger) {
+	trace, level := e.own, slog.LevelInfo
+	if s.ShowTrace {
+		trace, level = e.whole, slog.LevelError
+	} else if strings.Count(trace, "\n") <= 2 {
+		return // the message, and its place
+	}
+	for line := range strings.Lines(trace) {
+		log.Log(context.Background(), level, "output", "line", strings.TrimSuffix(line, "\n"))
+	}
 }
 
 // begin announces that an evaluator has come to a machine's system: it evaluates

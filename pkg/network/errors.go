@@ -4,13 +4,16 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+
+	"nx/pkg/record"
 )
 
 // An EvalError is what ended an evaluation, in Nix' words.
 type EvalError struct {
 	Message  string // on one line
 	Position string // FILE:LINE:COLUMN in the user's files, or FILE, as far as the trace leads there
-	log      string
+	own      string // the message and the steps that are in the user's files
+	whole    string // the message and all steps, without lines of source and values
 }
 
 func (e *EvalError) Error() string {
@@ -20,9 +23,21 @@ func (e *EvalError) Error() string {
 	return fmt.Sprintf("evaluate configuration: %s, at %s", e.Message, e.Position)
 }
 
-// Log returns Nix' message and those steps of its trace that are in the user's
-// files, or all with Network.ShowTrace.
-func (e *EvalError) Log() string { return e.log }
+// Log returns Nix' message and its trace, innermost step first. Of one that is
+// too long for a record, the middle is left out.
+func (e *EvalError) Log() string { return withoutMiddle(e.whole, record.MaxLog) }
+
+// withoutMiddle returns s in at most n bytes: its first and its last lines.
+func withoutMiddle(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	const gap = "…\n"
+	head, tail := s[:(n-len(gap))/2], s[len(s)-(n-len(gap))/2:]
+	head = head[:strings.LastIndexByte(head, '\n')+1]
+	_, tail, _ = strings.Cut(tail, "\n")
+	return head + gap + tail
+}
 
 // Hint says what may help, if anything is known.
 func (e *EvalError) Hint() string {
@@ -68,6 +83,14 @@ var (
 	definitions = regexp.MustCompile("(?s)(efinition values:).*")
 	definedIn   = regexp.MustCompile("(?m)^ *- In `[^']*'")
 	wrongValue  = regexp.MustCompile(`(?s)\b((?:but (?:found )?an? |cannot coerce )[^:\n]*): .*`)
+	// "string '"x"' is not equal to string '"y"'", "attribute names of attribute set '…' differs from …"
+	unequal = regexp.MustCompile(`(?s)^([a-z ]+) '.*' (is not equal to|differs? from) ([a-z ]+) '.*'`)
+	// The source of an assertion's condition.
+	assertion = regexp.MustCompile(`(?s)\bassertion '.*'`)
+	literal   = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+	// What is no JSON or TOML is quoted where that shows.
+	lastRead = regexp.MustCompile(`(?s)(syntax error while parsing .*?); last read: .*`)
+	tomlLine = regexp.MustCompile(`(?s)(while parsing (?:a )?TOML[^\n]*)\n.*`)
 )
 
 // withoutValues cuts the values out of a message.
@@ -78,16 +101,20 @@ func withoutValues(text []string) []string {
 			return "efinition values:\n" + strings.Join(definedIn.FindAllString(values, -1), "\n")
 		})
 	}
-	return strings.Split(wrongValue.ReplaceAllString(s, "$1"), "\n")
+	s = wrongValue.ReplaceAllString(s, "$1")
+	s = unequal.ReplaceAllString(s, "$1 $2 $3")
+	s = lastRead.ReplaceAllString(s, "$1")
+	s = tomlLine.ReplaceAllString(s, "$1")
+	s = assertion.ReplaceAllStringFunc(s, func(source string) string { return literal.ReplaceAllString(source, `"…"`) })
+	return strings.Split(s, "\n")
 }
 
 // parseError reads what Nix writes when an evaluation fails, from its line
 // "error:" on. Nix 2.8 puts the message first and the trace behind it, the
 // innermost step first; from 2.20 on the trace comes first, the outermost step
 // first, and the message last, behind a second "error:".
-// foreign tells which files are not the user's; their steps are in the log if
-// whole is set.
-func parseError(lines []string, foreign func(file string) bool, whole bool) *EvalError {
+// foreign tells which files are not the user's.
+func parseError(lines []string, foreign func(file string) bool) *EvalError {
 	message := &step{}
 	var trace []*step // innermost first
 	current := message
@@ -126,14 +153,16 @@ func parseError(lines []string, foreign func(file string) bool, whole bool) *Eva
 	if own(message) {
 		e.Position = message.at
 	}
-	shown := func(s *step) bool { return own(s) || whole && s.at != "" }
-	var log strings.Builder
-	message.write(&log, "error: ", shown)
+	var mine, whole strings.Builder
+	message.write(&mine, "error: ", own(message))
+	message.write(&whole, "error: ", message.at != "")
 	file := "" // the innermost of the user's that a definition is from
 	for _, s := range trace {
+		s.text = withoutValues(s.text)
+		s.write(&whole, "… ", s.at != "")
 		// The module system says which option it was at, and whose definition.
 		from := fromText.FindStringSubmatch(s.text[0])
-		if from == nil && !own(s) && !whole {
+		if from == nil && !own(s) {
 			continue
 		}
 		if e.Position == "" && own(s) {
@@ -142,19 +171,20 @@ func parseError(lines []string, foreign func(file string) bool, whole bool) *Eva
 		if from != nil && file == "" && !foreign(from[1]) {
 			file = from[1]
 		}
-		s.write(&log, "… ", shown)
+		s.write(&mine, "… ", own(s))
 	}
 	if e.Position == "" && !strings.Contains(e.Message, file) {
 		e.Position = file
 	}
-	e.log = log.String()
+	e.own, e.whole = mine.String(), whole.String()
 	return e
 }
 
-func (s *step) write(b *strings.Builder, mark string, shown func(*step) bool) {
+// write adds the step to b, and where it is if placed is set.
+func (s *step) write(b *strings.Builder, mark string, placed bool) {
 	text := strings.TrimRight(strings.Join(s.text, "\n"), "\n ")
 	fmt.Fprintf(b, "%s%s\n", mark, strings.TrimLeft(text, "\n"))
-	if shown(s) {
+	if placed {
 		fmt.Fprintf(b, "  at %s\n", s.at)
 	}
 }
@@ -200,13 +230,20 @@ func (t *transcript) reset() []string {
 	return lines
 }
 
-// failure returns the error with the names of files below dir relative to it: a
-// record is the same wherever the network's folder is.
-func (t *transcript) failure(foreign func(string) bool, dir string, whole bool) *EvalError {
-	e := parseError(t.lines, foreign, whole)
-	below := regexp.MustCompile(`(^|[^\w/.-])` + regexp.QuoteMeta(strings.TrimSuffix(dir, "/")+"/"))
-	for _, s := range []*string{&e.Message, &e.Position, &e.log} {
-		*s = below.ReplaceAllString(*s, "$1")
+// failure returns the error with the names of files below cwd relative to it, and
+// those of a session's folder as in nx: a record is the same wherever the
+// network's folder is.
+func (t *transcript) failure(foreign func(string) bool, cwd, session string) *EvalError {
+	e := parseError(t.lines, foreign)
+	ours, here := below(session, `(?:nix|request-\d+)/`), below(cwd, "")
+	for _, s := range []*string{&e.Message, &e.Position, &e.own, &e.whole} {
+		*s = here.ReplaceAllString(ours.ReplaceAllString(*s, "${1}nx/"), "$1")
 	}
 	return e
+}
+
+// below matches where the name of a file below dir begins, up to folders there
+// that match rest.
+func below(dir, rest string) *regexp.Regexp {
+	return regexp.MustCompile(`(^|[^\w/.-])` + regexp.QuoteMeta(strings.TrimSuffix(dir, "/")+"/") + rest)
 }

@@ -1,10 +1,13 @@
 package network
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"nx/pkg/record"
 )
 
 // notMine are the files of nixpkgs and nx in the recorded traces.
@@ -70,26 +73,62 @@ func TestParseError(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			e := parseError(tt.lines, notMine, false)
+			e := parseError(tt.lines, notMine)
 			if e.Message != tt.message || e.Position != tt.at {
 				t.Errorf("got %q at %q\nwant %q at %q", e.Message, e.Position, tt.message, tt.at)
 			}
-			rest := e.Log()
+			rest := e.own
 			for _, want := range tt.log {
 				_, after, ok := strings.Cut(rest, want)
 				if !ok {
-					t.Errorf("log has no %q, or not in order:\n%s", want, e.Log())
+					t.Errorf("the user's part has no %q, or not in order:\n%s", want, e.own)
 				}
 				rest = after
 			}
-			whole, steps := parseError(tt.lines, notMine, true), strings.Count(strings.Join(tt.lines, "\n"), "… ")
-			if got := strings.Count(whole.Log(), "… "); got != steps || whole.Message != e.Message || whole.Position != e.Position {
-				t.Errorf("whole: %d of %d steps, message %q at %q:\n%s", got, steps, whole.Message, whole.Position, whole.Log())
+			if strings.Contains(e.own, "/nx/") {
+				t.Errorf("the user's part shows where nx's own files are:\n%s", e.own)
 			}
-			if strings.Contains(e.Log(), "/nx/") {
-				t.Errorf("log shows where nx's own files are:\n%s", e.Log())
+			steps := strings.Count(strings.Join(tt.lines, "\n"), "… ")
+			if got := strings.Count(e.Log(), "… "); got != steps || strings.Contains(e.Log(), " | ") {
+				t.Errorf("the log has %d of %d steps, or lines of source:\n%s", got, steps, e.Log())
 			}
 		})
+	}
+}
+
+// A trace that no record has room for keeps its ends.
+func TestLongTrace(t *testing.T) {
+	lines := []string{"error: too deep"}
+	for i := range 1500 {
+		lines = append(lines, "", fmt.Sprintf("       … while evaluating 'step %d' %s", i, strings.Repeat("x", 100)), "", "       at /net/a.nix:1:7:")
+	}
+	log := parseError(lines, notMine).Log()
+	if len(log) > record.MaxLog || len(log) < record.MaxLog-1000 ||
+		!strings.HasPrefix(log, "error: too deep\n… while evaluating 'step 0' ") || !strings.HasSuffix(log, "x\n  at /net/a.nix:1:7\n") ||
+		!strings.Contains(log, "'step 1499'") || strings.Count(log, "\n…\n") != 1 {
+		t.Errorf("%d bytes:\n%.300s\n[…]\n%s", len(log), log, log[len(log)-300:])
+	}
+}
+
+// Values, and lines of source, may be a key's text.
+func TestErrorsHaveNoValues(t *testing.T) {
+	for line, want := range map[string]string{
+		`error: string '"hunter2"' is not equal to string '"it's hunter2"'`:                                                                        "string is not equal to string",
+		`error: attribute names of attribute set '{ hunter2 = 1; }' differs from attribute set '{ }'`:                                              "attribute names of attribute set differs from attribute set",
+		`error: assertion '((config.x == "hunter\"2") && ("hunter2" != y))' failed`:                                                                `assertion '((config.x == "…") && ("…" != y))' failed`,
+		`error: [json.exception.parse_error.101] parse error at line 1, column 7: syntax error while parsing value - x; last read: '"a": hunter2'`: "[json.exception.parse_error.101] parse error at line 1, column 7: syntax error while parsing value - x",
+		"error: while parsing TOML: [error] bad format: unknown value appeared\n        --> fromTOML\n          |\n        1 | a = hunter2":        "while parsing TOML: [error] bad format: unknown value appeared",
+		"error: cannot coerce a set to a string: { a = \"hunter2\"; }":                                                                             "cannot coerce a set to a string",
+		"error: expected a set but found a string: \"hunter2\"":                                                                                    "expected a set but found a string",
+	} {
+		e := parseError(strings.Split(line, "\n"), notMine)
+		if e.Message != want || strings.Contains(e.Log(), "hunter") {
+			t.Errorf("%s\n got %q, log\n%s\nwant %q", line, e.Message, e.Log(), want)
+		}
+	}
+	e := parseError([]string{"error:", `       … while evaluating the condition of the assertion '("hunter2" == "b")'`, "         at /net/a.nix:1:1:", "", "       error: no"}, notMine)
+	if strings.Contains(e.Log(), "hunter") {
+		t.Errorf("a step shows a value:\n%s", e.Log())
 	}
 }
 
@@ -100,7 +139,7 @@ func TestHints(t *testing.T) {
 		"error: resources.elasticIPs.ip.address is not known":                                   "run nx-provision first",
 		"error: The option `networking.hostId' is used but not defined.":                        "",
 	} {
-		e := parseError([]string{line}, notMine, false)
+		e := parseError([]string{line}, notMine)
 		if got := e.Hint(); !strings.Contains(got, want) || want == "" && got != "" {
 			t.Errorf("%s: hint %q, want %q", line, got, want)
 		}
@@ -115,7 +154,7 @@ func FuzzParseError(f *testing.F) {
 		f.Add(strings.Join(recorded(f, name), "\n"))
 	}
 	f.Fuzz(func(t *testing.T, text string) {
-		e := parseError(strings.Split(text, "\n"), notMine, false)
+		e := parseError(strings.Split(text, "\n"), notMine)
 		if e.Message == "" || strings.Contains(e.Message, "\n") {
 			t.Errorf("message %q: want one line", e.Message)
 		}

@@ -38,7 +38,7 @@ type Network struct {
 	// Private is a folder of which nothing belongs into the Nix store.
 	Private string
 
-	ShowTrace bool // errors have the whole trace, and it is logged
+	ShowTrace bool // an error's trace is logged whole, not only what it has in the user's files
 
 	Nix   Evaluator
 	Cache *Cache // nil: nothing is remembered, nor is it seen what is read

@@ -374,6 +374,9 @@ func TestErrorsHaveNoKeys(t *testing.T) {
 		misspelt = { deployment.keys.db.txt = "`+secret+`"; };
 		coerced = { environment.etc.x.text = "${{ a = "`+secret+`"; }}"; };
 		called = { environment.etc.x.text = "`+secret+`" 1; };
+		asserted = { environment.etc.x.text = assert "`+secret+`" == "b"; "a"; };
+		json = { environment.etc.x.text = builtins.fromJSON "{\"a\": `+secret+`}"; };
+		toml = { environment.etc.x.text = builtins.fromTOML "a = `+secret+`"; };
 	}`))
 	onEach(t, func(t *testing.T, _ string) {
 		for name, s := range evaluate(t, n, Facts{}) {
