@@ -7,6 +7,7 @@
 //	nx-eval -f network.nix --all
 //	nx-eval list -f network.nix
 //	nx-eval query -f network.nix nodes.web.config.services.openssh.enable
+//	nx-provision -f network.nix | nx-eval query -f network.nix nodes.web.config.networking.extraHosts -
 package main
 
 import (
@@ -199,7 +200,8 @@ func printTable(out io.Writer, hosts []*record.Record) error {
 }
 
 type query struct {
-	Expression string `arg:"" help:"What may name nodes, resources and lib, as nodes.web.config.services.openssh.enable, or a function of a set of them."`
+	Expression string   `arg:"" help:"What may name nodes, resources and lib, as nodes.web.config.services.openssh.enable, or a function of a set of them."`
+	Files      []string `arg:"" optional:"" name:"file" help:"Files of records, whose addresses the network may use; - is stdin. None are read unless named."`
 }
 
 // Run is called by cli.Main after the flags are parsed.
@@ -208,7 +210,17 @@ func (c *query) Run(ctx context.Context, p *cli.Process, flags *commands) error 
 	if err != nil {
 		return err
 	}
-	value, err := n.Query(ctx, c.Expression, network.Facts{})
+	e := &eval.Evaluator{Network: n}
+	if len(c.Files) > 0 {
+		s, err := p.Stream(record.Eval, c.Files)
+		if err != nil {
+			return err
+		}
+		if err := s.Read(ctx, e.Fact); err != nil {
+			return err
+		}
+	}
+	value, err := e.Query(ctx, c.Expression)
 	if err != nil {
 		return err
 	}

@@ -492,9 +492,17 @@ func (s *session) memorize(answer string) *memory {
 	if p == nil || s.expression != "" {
 		return nil
 	}
-	return &memory{session: s, page: p, asked: answer, answers: map[string]remembered{},
-		reading: &reading{table: p.table, own: s.dir, private: s.Private, answered: s.answered(), flake: s.flake != "",
-			seen: map[string]bool{}, has: map[inputs.Input]bool{}, behind: map[string]int{}}}
+	m := &memory{session: s, page: p, asked: answer, answers: map[string]remembered{}, reading: s.reading(p)}
+	if s.flake != "" && s.locked.reading != nil {
+		m.reading.after(s.locked.reading)
+	}
+	return m
+}
+
+// reading returns what takes what an evaluator reads.
+func (s *session) reading(p *page) *reading {
+	return &reading{table: p.table, own: s.dir, private: s.Private, answered: s.answered(), flake: s.flake != "",
+		seen: map[string]bool{}, has: map[inputs.Input]bool{}, behind: map[string]int{}}
 }
 
 // answered is what the files are called that are looked for behind each answer,

@@ -275,22 +275,21 @@ func TestCacheFlake(t *testing.T) {
 		outputs = { self, nixpkgs }: {
 			nixosConfigurations.a = nixpkgs.lib.nixosSystem {
 				system = "x86_64-linux";
-				modules = [ ./m.nix { boot.isContainer = true; environment.etc.rev.text = self.rev or "dirty"; } ];
+				modules = [ ./m.nix { boot.isContainer = true; environment.etc.rev.text = "${self.rev or "dirty"} ${self.lastModifiedDate}"; } ];
 			};
 		};
 	}`
 	for _, test := range []struct {
 		name, before, edit string
 		same, either       bool // either: may be seen as an input or not
-		moment             string
 	}{
 		{name: "a folder", edit: `sed -i s/1/2/ m.nix`},
-		{name: "a folder, touched", edit: `touch m.nix`, same: true},
+		{name: "a folder, touched", edit: `touch -d '+2 seconds' m.nix`},
 		{name: "a repository", before: `git init -q; git add .; git commit -qm 1`, edit: `sed -i s/1/2/ m.nix`},
 		{name: "a commit", before: `git init -q; git add .; git commit -qm 1`, edit: `git commit -qm 2 --allow-empty`},
 		{name: "what the repository ignores", before: `echo '*.log' >.gitignore; git init -q; git add .; git commit -qm 1`, edit: `echo x >x.log`, either: true},
 		{name: "its lock file", edit: `cp -r @NIXPKGS@ tree; chmod -R u+w tree; echo 99.99 >tree/.version; sed -i "s|@NIXPKGS@|$PWD/tree|" flake.nix; nix --extra-experimental-features "nix-command flakes" flake lock 2>&1`},
-		{name: "no lock file", before: `rm flake.lock`, edit: `sed -i s/1/2/ m.nix`, moment: "the flake has no lock for its input nixpkgs"},
+		{name: "no lock file", before: `rm flake.lock`, edit: `sed -i s/1/2/ m.nix`},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			onBoth(t, func(t *testing.T) {
@@ -301,7 +300,6 @@ func TestCacheFlake(t *testing.T) {
 				b.sh(test.before)
 				b.settled()
 				first, _ := b.eval()
-				log := b.log.String()
 				if strings.Contains(test.before, "git") {
 					b.eval() // the first time a commit is unpacked
 				}
@@ -309,8 +307,8 @@ func TestCacheFlake(t *testing.T) {
 				if plain := b.plainly(); first != plain || again != first {
 					t.Errorf("first\n%s\nthen\n%s\nand without the cache\n%s", first, again, plain)
 				}
-				if want := test.moment != ""; processes > 0 != want || !strings.Contains(log, test.moment) {
-					t.Errorf("%d evaluators, and nothing is different\n%s\n%s", processes, log, b.log.String())
+				if processes > 0 {
+					t.Errorf("%d evaluators, and nothing is different\n%s", processes, b.log.String())
 				}
 				b.sh(fill.Replace(test.edit))
 				b.settled()

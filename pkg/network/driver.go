@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -36,6 +35,10 @@ type session struct {
 	own        string   // a flake's folder in the store, known after about
 	search     []string // Nix' search path, known after about
 	moment     string   // why answers are for now only, whatever is read
+	source     string   // the source in the store that a flake is in, if local is set
+	local      string   // the folder here that source is a copy of
+	finding    sync.Once
+	unfound    error // why the flake could not be found
 	mark       string
 	limits     limits
 	asked      atomic.Int32
@@ -58,10 +61,10 @@ type request struct {
 	Files      []string          `json:"files"`
 	Format     string            `json:"format"`
 	System     string            `json:"system,omitempty"` // for a flake: this machine's
-	Folder     string            `json:"folder"`           // a flake's, in its repository
 	Deployment map[string]string `json:"deployment"`
 	Facts      Facts             `json:"facts"`
-	Expression string            `json:"-"` // of a query; in a file of its own
+	Locked     *lockedFlake      `json:"locked,omitempty"` // for a flake that is called by us
+	Expression string            `json:"-"`                // of a query; in a file of its own
 }
 
 func (n *Network) open() (*session, error) {
@@ -133,11 +136,6 @@ func (s *session) about(ctx context.Context) (*About, error) {
 			failed = json.Unmarshal(answer, a)
 		}
 		s.nixpkgs, s.own, s.search = a.Nixpkgs, a.Own, a.SearchPath
-		for _, name := range a.Unlocked {
-			if !slices.ContainsFunc(s.OverrideInputs, func(o [2]string) bool { return o[0] == name && fixed(o[1]) }) {
-				s.moment = "the flake has no lock for its input " + name
-			}
-		}
 		var wrong *json.UnmarshalTypeError
 		if errors.As(failed, &wrong) {
 			failed = fmt.Errorf("network.%s is a %s, not a %s", wrong.Field, wrong.Value, wrong.Type.Kind())
@@ -170,6 +168,11 @@ func (s *session) about(ctx context.Context) (*About, error) {
 // evaluate runs one evaluator over items and returns how many it answered. It
 // returns errMemory when it ended it for the memory it had.
 func (s *session) evaluate(ctx context.Context, answer string, items []item, tell func(it item, answer []byte, err error)) (int, error) {
+	if s.flake != "" {
+		if err := s.lock(ctx); err != nil {
+			return 0, err
+		}
+	}
 	run, args, err := s.command(request{Mark: s.mark, Answered: s.answered(), Answer: answer, Items: items, Files: s.files, Format: s.Format,
 		Deployment: map[string]string{"name": s.name, "uuid": s.uuid}, Facts: s.facts, Expression: s.expression})
 	if err != nil {
@@ -214,12 +217,15 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 		memory.say(line)
 		s.logger(items[answered]).Info("output", "line", line)
 	}, memory.saw())
+	if s.locked != nil {
+		unseen = errors.Join(s.locked.unseen, unseen)
+	}
 	memory.keep(unseen)
 	if context.Cause(child) == errMemory {
 		return answered, errMemory
 	}
 	if err != nil && !said.empty() {
-		failed := said.failure(s.foreign, s.cwd, s.dir)
+		failed := s.failure(&said)
 		if err = failed; answered < len(items) && answer != lightly {
 			s.show(failed, s.logger(items[answered]))
 		}
@@ -277,10 +283,15 @@ func (s *session) command(r request) (run runner, args []string, err error) {
 	folder, err := s.write(r)
 	args = append([]string{"--eval", "--read-write-mode", "--show-trace", filepath.Join(s.dir, "nix/main.nix"),
 		"--argstr", "nxRequest", filepath.Join(folder, "request.json")}, s.Args...)
+	if r.Expression != "" {
+		// An argument's relative paths start at the working directory. The expression
+		// may end in a comment.
+		args = append(args, "--arg", "nxExpression", "{ nodes, resources, lib }: (\n"+r.Expression+"\n)")
+	}
 	return s.Nix.Instantiate, args, err
 }
 
-// write makes a folder of r: request.json, and expression.nix beside it.
+// write makes a folder of r, with the file request.json.
 func (s *session) write(r request) (folder string, err error) {
 	b, err := json.Marshal(r)
 	if err != nil {
@@ -290,8 +301,7 @@ func (s *session) write(r request) (folder string, err error) {
 	if err := os.Mkdir(folder, 0o700); err != nil {
 		return "", err
 	}
-	return folder, errors.Join(os.WriteFile(filepath.Join(folder, "request.json"), b, 0o600),
-		os.WriteFile(filepath.Join(folder, "expression.nix"), []byte(r.Expression), 0o600))
+	return folder, os.WriteFile(filepath.Join(folder, "request.json"), b, 0o600)
 }
 
 // foreign tells whether file is no file of the user's: nixpkgs', Nix' or ours.

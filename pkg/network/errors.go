@@ -2,6 +2,7 @@ package network
 
 import (
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -42,8 +43,8 @@ func withoutMiddle(s string, n int) string {
 // Hint says what may help, if anything is known.
 func (e *EvalError) Hint() string {
 	switch {
-	case strings.Contains(e.Message, sealName+"' has an unsupported type"):
-		return "the configuration copies the folder with nx's state into the Nix store, as src = ./. does: name a folder without .nx, or filter it out; a flake that is no git repository is copied whole, so keep .nx elsewhere with --root"
+	case strings.Contains(e.Message, sealBroken):
+		return "the configuration copies the folder with nx's state into the Nix store, as src = ./. does: name a folder without .nx, or filter it out; a folder that is the input of a flake is copied whole, so keep .nx elsewhere with --root"
 	case noFact.MatchString(e.Message):
 		return "run nx-provision first and pipe its records to nx-eval: they say what became of machines and resources; none of that enters a flake"
 	}
@@ -162,7 +163,7 @@ func parseError(lines []string, foreign func(file string) bool) *EvalError {
 		s.write(&whole, "… ", s.at != "")
 		// The module system says which option it was at, and whose definition.
 		from := fromText.FindStringSubmatch(s.text[0])
-		if from == nil && !own(s) {
+		if !own(s) && (from == nil || filepath.IsAbs(from[1]) && foreign(from[1])) {
 			continue
 		}
 		if e.Position == "" && own(s) {
@@ -230,14 +231,18 @@ func (t *transcript) reset() []string {
 	return lines
 }
 
-// failure returns the error with the names of files below cwd relative to it, and
-// those of a session's folder as in nx: a record is the same wherever the
-// network's folder is.
-func (t *transcript) failure(foreign func(string) bool, cwd, session string) *EvalError {
-	e := parseError(t.lines, foreign)
-	ours, here := below(session, `(?:nix|request-\d+)/`), below(cwd, "")
-	for _, s := range []*string{&e.Message, &e.Position, &e.own, &e.whole} {
-		*s = here.ReplaceAllString(ours.ReplaceAllString(*s, "${1}nx/"), "$1")
+// failure returns the error of which t is the text, with the names of the
+// user's files as the user knows them, relative where they are below the working
+// directory, and those of a session's folder as in nx: a record is the same
+// wherever the network's folder is.
+func (s *session) failure(t *transcript) *EvalError {
+	e := parseError(t.lines, s.foreign)
+	for _, text := range []*string{&e.Message, &e.Position, &e.own, &e.whole} {
+		*text = below(s.dir, `(?:nix|request-\d+)/`).ReplaceAllString(*text, "${1}nx/")
+		if s.local != "" {
+			*text = below(s.source, "").ReplaceAllString(*text, "${1}"+strings.ReplaceAll(s.local, "$", "$$")+"/")
+		}
+		*text = below(s.cwd, "").ReplaceAllString(*text, "$1")
 	}
 	return e
 }

@@ -2,6 +2,7 @@ package network
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"os/exec"
@@ -9,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // nixCommand runs nix in dir and returns what it prints.
@@ -145,6 +147,10 @@ func TestFlake(t *testing.T) {
 				t.Errorf("query %s\n got %s, error %v\nwant %s", query, value, err, want)
 			}
 		}
+		var hinted interface{ Hint() string }
+		if _, err := n.Query(t.Context(), "import ./file.nix", Facts{}); !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "working directory") {
+			t.Errorf("a query with a relative path: error %v, want one with a hint", err)
+		}
 		if _, err := os.Stat(filepath.Join(n.Files[0], "flake.lock")); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("flake.lock: %v, want %v", err, os.ErrNotExist)
 		}
@@ -215,6 +221,144 @@ func TestFlakeInRepository(t *testing.T) {
 		}
 		if after, err := os.ReadFile(filepath.Join(dir, "flake.lock")); err != nil || string(after) != string(before) {
 			t.Errorf("flake.lock is %s, error %v, was %s", after, err, before)
+		}
+	})
+}
+
+// Whatever its inputs are and however they are found, a flake's machine is what
+// nix eval says: the text shows all that a flake sees of itself and of them.
+func TestFlakeInputs(t *testing.T) {
+	const shown = `builtins.toJSON (let show = f: { inherit (f) outPath; info = f.sourceInfo or f; type = f._type or ""; inputs = builtins.mapAttrs (_: show) (f.inputs or { }); }; in show (removeAttrs self [ "nixosConfigurations" ]))`
+	flake := func(inputs string) string {
+		return `{ inputs = { ` + inputs + ` }; outputs = { self, nixpkgs, ... }: { nixosConfigurations.a = nixpkgs.lib.nixosSystem { system = "x86_64-linux"; modules = [ {
+			boot.isContainer = true;
+			environment.etc.shown.text = ` + shown + `;
+		} ]; }; }; }`
+	}
+	git := func(dir string, args ...string) {
+		command(t, dir, "git", append([]string{"-c", "user.name=test", "-c", "user.email=test@example.org"}, args...)...)
+	}
+	onEachFlakeNix(t, func(t *testing.T, nixpkgs string) {
+		top := t.TempDir()
+		put := func(name, text string) {
+			t.Helper()
+			file := filepath.Join(top, name)
+			if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put("data/file", "x")
+		put("leaf/flake.nix", `{ outputs = { self }: { leaf = 1; }; }`)
+		put("other/flake.nix", `{ outputs = { self }: { other = 1; }; }`)
+		put("branch/flake.nix", `{ inputs.leaf.url = "path:`+top+`/leaf"; inputs.data = { url = "path:`+top+`/data"; flake = false; }; outputs = { self, ... }: { }; }`)
+		put("repo/below/flake.nix", `{ outputs = { self }: { below = 1; }; }`)
+		git(filepath.Join(top, "repo"), "init", "-q", "-b", "main")
+		git(filepath.Join(top, "repo"), "add", "-A")
+		git(filepath.Join(top, "repo"), "commit", "-q", "-m", "first")
+		inputs := flake(`
+			nixpkgs.url = "` + nixpkgs + `";
+			branch.url = "path:` + top + `/branch";
+			branch.inputs.leaf.follows = "leaf";
+			leaf.url = "path:` + top + `/leaf";
+			data = { url = "path:` + top + `/data"; flake = false; };
+			tree = { url = "git+file://` + top + `/repo"; flake = false; };
+			below.url = "git+file://` + top + `/repo?dir=below";`)
+		tests := []struct {
+			name      string
+			git, lock bool
+			dirty     bool
+			override  [][2]string
+		}{
+			{name: "a folder without a lock file"},
+			{name: "a folder with its lock file", lock: true},
+			{name: "a repository without a lock file", git: true},
+			{name: "a repository with its lock file", git: true, lock: true},
+			{name: "a repository with changes", git: true, lock: true, dirty: true},
+			{name: "a repository with another input", git: true, lock: true, override: [][2]string{{"leaf", "path:" + top + "/other"}, {"branch/data", "path:" + top + "/repo"}}},
+		}
+		for i, tt := range tests {
+			t.Run(tt.name, func(t *testing.T) {
+				name := fmt.Sprintf("net%d", i)
+				dir := filepath.Join(top, name)
+				put(name+"/flake.nix", inputs)
+				if tt.git {
+					git(dir, "init", "-q", "-b", "main")
+					git(dir, "add", "-A")
+				}
+				if tt.lock {
+					nixCommand(t, dir, "flake", "lock")
+				}
+				if tt.git {
+					git(dir, "add", "-A")
+					git(dir, "commit", "-q", "-m", "first")
+				}
+				if tt.dirty {
+					put(name+"/new", "x")
+					git(dir, "add", "-A")
+				}
+				n := testNetwork(dir)
+				n.OverrideInputs = tt.override
+				var args []string
+				for _, o := range tt.override {
+					args = append(args, "--override-input", o[0], o[1])
+				}
+				s := evaluate(t, n, Facts{})["a"]
+				if want := toplevel(t, dir, "a", args...); s.Err != nil || string(s.DrvPath) != want {
+					t.Errorf("a is %s (%v), nix eval says %s", s.DrvPath, s.Err, want)
+				}
+			})
+		}
+	})
+}
+
+// Where nx keeps its own in the folder of a flake, the flake is all else there.
+func TestFlakeWithOwnFolder(t *testing.T) {
+	onEachFlakeNix(t, func(t *testing.T, nixpkgs string) {
+		flake := func(more string) string {
+			return writeFlake(t, nixpkgs, `{ nixosConfigurations.a = nixpkgs.lib.nixosSystem { system = "x86_64-linux"; modules = [ {
+				boot.isContainer = true;
+				environment.etc.all.text = "${./.} ${self.lastModifiedDate}`+more+`";
+			} ]; }; }`)
+		}
+		dir := flake("")
+		older := time.Date(2020, 1, 2, 3, 4, 5, 0, time.UTC)
+		set := func(name string) {
+			t.Helper()
+			if err := os.Chtimes(name, older, older); err != nil {
+				t.Fatal(err)
+			}
+		}
+		set(filepath.Join(dir, "flake.nix"))
+		set(dir)
+		want := toplevel(t, dir, "a")
+		if err := Seal(filepath.Join(dir, ".nx")); err != nil {
+			t.Fatal(err)
+		}
+		set(dir)
+		for _, ref := range []string{dir, "path:" + dir} {
+			if s := evaluate(t, testNetwork(ref), Facts{})["a"]; s.Err != nil || string(s.DrvPath) != want {
+				t.Errorf("%s: a is %s (%v), without .nx it is %s", ref, s.DrvPath, s.Err, want)
+			}
+		}
+		// An error names the user's file, not its copy.
+		dir = flake("${throw \"no\"}")
+		if err := Seal(filepath.Join(dir, ".nx")); err != nil {
+			t.Fatal(err)
+		}
+		n := testNetwork(dir)
+		var logged interface{ Log() string }
+		if err := evaluate(t, n, Facts{})["a"].Err; !errors.As(err, &logged) || strings.Contains(err.Error()+logged.Log(), n.locked.source) {
+			t.Errorf("error %v, want one that names no file of %s\n%s", err, n.locked.source, logged.Log())
+		}
+		// An input is another matter.
+		n = testNetwork(writeFlake(t, nixpkgs, "{ nixosConfigurations = { }; }"))
+		n.OverrideInputs = [][2]string{{"nixpkgs", "path:" + dir}}
+		var hinted interface{ Hint() string }
+		if _, err := n.About(t.Context()); !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "input of a flake") {
+			t.Errorf("error %v, want one with a hint", err)
 		}
 	})
 }
@@ -291,6 +435,38 @@ func TestFlakeRefused(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What Nix fetched from elsewhere, since no lock file has it, may be another a
+// moment later.
+func TestUnlocked(t *testing.T) {
+	const metadata = `{"path":"/nix/store/x-source","locked":{"type":"git","url":"file:///repo","dir":"machines"},"locks":{"root":"root","version":7,"nodes":{
+		"root":{"inputs":{"away":"away","here":"here","repo":"repo","same":["away"]}},
+		"away":{"inputs":{"deep":"deep"},"locked":{"type":"github","owner":"o","repo":"r","rev":"1","narHash":"sha256-x"}},
+		"deep":{"locked":{"type":"path","path":"/deep","narHash":"sha256-x","lastModified":1735689600}},
+		"here":{"locked":{"type":"path","path":"/here","narHash":"sha256-x"}},
+		"repo":{"locked":{"type":"git","url":"file:///other"}}}}}`
+	const moment = "the flake has no lock for its input "
+	for _, tt := range []struct {
+		unlocked   []string
+		overridden [][2]string
+		want       string
+	}{
+		{nil, nil, ""},
+		{[]string{"here", "repo", "away/deep"}, nil, ""},
+		{[]string{"away"}, nil, moment + "away"},
+		{[]string{"away/none"}, nil, moment + "away/none"},
+		{[]string{"away"}, [][2]string{{"away", "github:o/r"}}, moment + "away"},
+		{[]string{"away"}, [][2]string{{"away", "github:o/r/" + strings.Repeat("1", 40)}}, ""},
+	} {
+		l := &lockedFlake{Trees: map[string]tree{}, folders: map[string]string{}}
+		if err := l.take([]byte(metadata), tt.unlocked, tt.overridden); err != nil || l.moment != tt.want {
+			t.Errorf("unlocked %q, overridden %q: %q (%v), want %q", tt.unlocked, tt.overridden, l.moment, err, tt.want)
+		}
+		if l.local != "/repo" || l.Dir != "machines" || len(l.Trees) != 2 || l.Trees["deep"].LastModifiedDate != "20250101000000" || l.folders["here"] != "/here" {
+			t.Errorf("took %+v", l)
+		}
+	}
 }
 
 func TestIsFlake(t *testing.T) {

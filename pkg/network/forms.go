@@ -81,40 +81,33 @@ func fixed(ref string) bool {
 		strings.HasPrefix(ref, "git+file:///") || strings.HasPrefix(ref, ".") || revision.MatchString(ref)
 }
 
-// folderOf returns where in its repository a flake is: "" if it is all of it.
-func folderOf(ref string) string {
-	if file, query, ok := strings.Cut(ref, "?"); ok {
-		if values, err := url.ParseQuery(query); err == nil && values.Get("dir") != "" {
-			return values.Get("dir")
-		}
-		ref = file
-	}
-	for dir := ref; filepath.IsAbs(dir) && dir != "/"; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(dir, ".git")); err == nil {
-			return strings.TrimPrefix(strings.TrimPrefix(ref, dir), "/")
-		}
-	}
-	return ""
-}
-
 // flakeArgs writes r and returns the arguments of "nix eval" that have it
-// answered. As a flake is evaluated purely, what it is called with comes as a
-// file too.
+// answered. As a flake is evaluated purely, what it is called with and a query's
+// expression come as files too.
 func (s *session) flakeArgs(r request) ([]string, error) {
-	r.Facts, r.System, r.Folder = Facts{}, nixSystem(), folderOf(s.flake)
+	r.Facts, r.System = Facts{}, nixSystem()
+	if !s.locked.byNix() {
+		r.Locked = s.locked
+	}
 	folder, err := s.write(r)
 	if err != nil {
 		return nil, err
 	}
 	given, others := splitArgs(s.Args)
-	if err := os.WriteFile(filepath.Join(folder, "arguments.nix"), nixArguments(given), 0o600); err != nil {
-		return nil, err
+	for name, text := range map[string][]byte{"arguments.nix": nixArguments(given), "expression.nix": []byte(r.Expression)} {
+		if err := os.WriteFile(filepath.Join(folder, name), text, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	input, ref := "network", s.flake
+	if r.Locked != nil {
+		input = "source"
+		if _, copied := s.locked.Trees[s.locked.root]; copied {
+			ref = pathURL(folder) // it is not looked at
+		}
 	}
 	args := []string{"--no-eval-cache", "--no-write-lock-file", "--show-trace", pathURL(filepath.Join(s.dir, "nix")) + "#answer",
-		"--override-input", "network", s.flake, "--override-input", "request", pathURL(folder)}
-	for _, o := range s.OverrideInputs {
-		args = append(args, "--override-input", "network/"+o[0], o[1])
-	}
+		"--override-input", input, ref, "--override-input", "request", pathURL(folder)}
 	return append(args, others...), nil
 }
 
@@ -184,10 +177,11 @@ func nixSystem() string {
 	return cpu + "-" + runtime.GOOS
 }
 
-// A lockNotice is what Nix says of our own flake, which has no lock file: three
-// kinds of lines that begin so.
+// lockNotice tells whether line is one of those about inputs that are not in a
+// lock file, as our own flake's are, or about the user's repository. What of that
+// the user should know is said once, before there are evaluators.
 func lockNotice(line string) bool {
-	for _, start := range []string{"warning: not writing modified lock file of flake 'path:", "• Added input '", "• Updated input '", "    'path:", "    '", "    follows '"} {
+	for _, start := range []string{unsaved, dirty, "• Added input '", "• Updated input '", "    '", "  → '", "    follows '"} {
 		if strings.HasPrefix(line, start) {
 			return true
 		}

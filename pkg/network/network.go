@@ -44,7 +44,9 @@ type Network struct {
 	Cache *Cache // nil: nothing is remembered, nor is it seen what is read
 	Log   *slog.Logger
 
-	warned sync.Once
+	warned  sync.Once
+	locking sync.Mutex
+	locked  *lockedFlake // what Nix found a flake to be
 }
 
 // An Evaluator runs Nix' evaluator.
@@ -63,6 +65,9 @@ type Evaluator interface {
 	Identity() (string, error)
 	// Invalid returns those of paths that are not in the store.
 	Invalid(ctx context.Context, paths ...store.Path) ([]store.Path, error)
+	// FlakeMetadata runs "nix flake metadata" with args in the same way and returns
+	// what it prints.
+	FlakeMetadata(ctx context.Context, args []string, line func(line string), saw func(path string, flags, thread int)) (out []byte, unseen, err error)
 }
 
 // About is what the files say of the network as a whole.
@@ -73,7 +78,6 @@ type About struct {
 	Nixpkgs        string   // the folder of the nixpkgs in use; empty for a flake
 	Own            string   // a flake's own folder in the store
 	SearchPath     []string // Nix', without the names that entries are found by
-	Unlocked       []string // a flake's inputs that its lock file lacks
 	Machines       []string // names, sorted
 	Resources      []struct{ Type, Name string }
 	Warnings       []string // what the files ask for and do not get

@@ -600,6 +600,10 @@ func (s *script) EvalFlake(context.Context, []string, []string, func(string, int
 	return nil, errors.New("no flake is evaluated here")
 }
 
+func (s *script) FlakeMetadata(context.Context, []string, func(string), func(string, int, int)) (out []byte, unseen, err error) {
+	return nil, nil, errors.New("there is no flake here")
+}
+
 func (s *script) Identity() (string, error) { return "script", nil }
 
 func (s *script) Invalid(context.Context, ...store.Path) ([]store.Path, error) { return nil, nil }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"sync"
 )
 
@@ -79,7 +80,8 @@ func (s *session) describe(ctx context.Context, about *About) ([]Machine, []Reso
 // Query returns the value of a Nix expression about the network, as JSON. The
 // expression may name nodes, of which nodes.NAME.config is a machine's
 // configuration whatever the form, resources and lib; or it is a function of a set
-// of these. Paths and derivations are text, functions in sets are left out.
+// of these. Its relative paths start at the working directory; about a flake it
+// has none. Paths and derivations are text, functions in sets are left out.
 func (n *Network) Query(ctx context.Context, expression string, facts Facts) (json.RawMessage, error) {
 	s, _, err := n.ready(ctx, facts)
 	if err != nil {
@@ -95,8 +97,23 @@ func (n *Network) Query(ctx context.Context, expression string, facts Facts) (js
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
+	if err != nil && s.flake != "" && relativePath.MatchString(expression) {
+		err = &pureError{err}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("query %s: %w", expression, err)
 	}
 	return value, nil
+}
+
+// relativePath matches where an expression seems to name a file by one.
+var relativePath = regexp.MustCompile(`(?:^|[\s(\[=;:,])\.{1,2}/`)
+
+// A pureError is that of an expression with a relative path about a flake.
+type pureError struct{ cause error }
+
+func (e *pureError) Error() string { return e.cause.Error() }
+func (e *pureError) Unwrap() error { return e.cause }
+func (e *pureError) Hint() string {
+	return "a flake is asked purely: there is no working directory that the expression's paths could start at"
 }

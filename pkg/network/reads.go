@@ -20,6 +20,7 @@ type reading struct {
 	*table
 	own      string // the folder of nx's expressions: it is in no answer
 	private  string // a folder that is to be left alone, "" for none
+	from     string // the evaluation begins with this, where there are none of nx's expressions
 	answered string // what the files are called that are looked for behind each answer
 	flake    bool   // evaluated purely: what is fetched has a hash
 
@@ -59,6 +60,7 @@ func (r *reading) saw(path string, flags, thread int) {
 		r.begun = true
 		return
 	}
+	r.begun = r.begun || r.from != "" && inputs.Below(path, r.from)
 	ours, git := r.program(thread)
 	if strings.HasPrefix(path, fmt.Sprintf("%s/nix-%d-", os.TempDir(), r.pid)) {
 		return // a folder that the evaluator made for itself (Nix' createTempDir)
@@ -231,6 +233,7 @@ func (t *table) stateOf(in inputs.Input) (string, error) {
 const (
 	variables = "$" // $NAME: a variable of the environment
 	programs  = "!" // !/lib/libc.so.6: what Nix reads as it starts
+	dated     = "@" // @1735689600 /folder: when the newest of what it has was modified
 )
 
 // stateOf returns the state of an input now. That of a store path is whether it
@@ -246,6 +249,14 @@ func stateOf(in inputs.Input) (string, error) {
 			return "folder", nil
 		}
 		return fmt.Sprint(info.Mode().Type(), info.Size(), info.ModTime().UnixNano()), nil
+	}
+	if stated, ok := strings.CutPrefix(in.Path, dated); ok {
+		seconds, folder, _ := strings.Cut(stated, " ")
+		at, _, err := newest(folder)
+		if err == nil && fmt.Sprint(at.Unix()) != seconds {
+			err = fmt.Errorf("what is in %s was modified", folder)
+		}
+		return "", err
 	}
 	if name, ok := strings.CutPrefix(in.Path, variables); ok {
 		if value, ok := os.LookupEnv(name); ok {

@@ -12,6 +12,9 @@ import (
 // sealName is what Nix' error names when an evaluation would copy the folder.
 const sealName = ".nx/never-in-the-nix-store"
 
+// sealBroken is what Nix says when it comes to copy what is called so.
+const sealBroken = sealName + "' has an unsupported type"
+
 // Seal makes dir, nx's own folder ".nx" with state and identities, and puts a
 // socket into it that nobody listens on. Nix cannot copy a socket to its store,
 // so an evaluation that would copy the folder (src = ./.) fails and names it. A

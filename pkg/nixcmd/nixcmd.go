@@ -73,6 +73,17 @@ func (n *Nix) EvalFlake(ctx context.Context, args, env []string, line func(line 
 	return n.evaluate(n.command(ctx, "nix", args...), env, line, saw)
 }
 
+// FlakeMetadata runs nix flake metadata with args, as Instantiate runs
+// nix-instantiate, and returns what it prints.
+func (n *Nix) FlakeMetadata(ctx context.Context, args []string, line func(line string), saw func(path string, flags, thread int)) (out []byte, unseen, err error) {
+	args = append([]string{"flake", "metadata", "--extra-experimental-features", "nix-command flakes"}, args...)
+	cmd := n.command(ctx, "nix", args...)
+	var printed bytes.Buffer
+	cmd.Stdout = &printed
+	unseen, err = n.evaluate(cmd, nil, func(l string, _ int) { line(l) }, saw)
+	return printed.Bytes(), unseen, err
+}
+
 // evaluate runs cmd, an evaluator.
 func (n *Nix) evaluate(cmd *exec.Cmd, env []string, line func(line string, pid int), saw func(path string, flags, thread int)) (unseen, err error) {
 	cmd.Env = append(cmd.Env, env...)

@@ -3,6 +3,7 @@ package stream
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -51,6 +52,39 @@ func (s *Stream) load() ([]source, error) {
 		}
 	}
 	return sources, nil
+}
+
+// Read hands each record of the input to take, for what writes no records but
+// needs to know what they say. The error is what ended reading too early.
+func (s *Stream) Read(ctx context.Context, take func(*record.Record)) error {
+	inputs, err := s.load()
+	if err != nil {
+		return err
+	}
+	end := make(chan error, 1)
+	go func() {
+		seen := identities{}
+		for _, in := range inputs {
+			err := in(func(r *record.Record, at string) error {
+				err := seen.add(r, at)
+				if err == nil {
+					take(r)
+				}
+				return err
+			})
+			if err != nil {
+				end <- err
+				return
+			}
+		}
+		end <- nil
+	}()
+	select {
+	case err := <-end:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // identities are the hosts and resources that were read, and where.

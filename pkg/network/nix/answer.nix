@@ -1,7 +1,8 @@
 # The answers that request asks of network (see form.nix), one after the other.
 {
   request
-, expression # the file of a query
+, folder # that request is from
+, expression # that of a query, a function of what it may name
 , network
 }:
 
@@ -33,6 +34,6 @@ in
 # A fold over functions: what a finished machine evaluated becomes garbage,
 # where an attribute set of machines would keep it all.
 builtins.foldl'
-  (done: item: say item (builtins.seq (builtins.pathExists (dirOf expression + "/${request.answered}${toString done}")) (done + 1)))
+  (done: item: say item (builtins.seq (builtins.pathExists (folder + "/${request.answered}${toString done}")) (done + 1)))
   0
   request.items

@@ -5,18 +5,7 @@
   inputs.network.url = "path:/nowhere";
   inputs.request = { url = "path:/nowhere"; flake = false; };
 
-  outputs = { network, request, ... }:
-    let
-      question = builtins.fromJSON (builtins.readFile (request + "/request.json"));
-    in {
-      answer = import ./answer.nix {
-        request = question;
-        expression = request + "/expression.nix";
-        network = import ./flakes.nix {
-          flake = network;
-          arguments = import (request + "/arguments.nix");
-          inherit (question) format system deployment folder;
-        };
-      };
-    };
+  outputs = { network, request, ... }: {
+    answer = import ./flake-answer.nix { inherit request; flake = network; };
+  };
 }

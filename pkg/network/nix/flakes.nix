@@ -2,7 +2,6 @@
 # a flake's derivations are those that any tool makes of it.
 {
   flake
-, folder # where in its repository
 , format # flake for nixosConfigurations, colmena, nixops; "" for what the flake has
 , arguments # what a network that is a function is called with
 , system # "x86_64-linux": this machine's, which pure evaluation does not know
@@ -155,20 +154,7 @@ let
     else throw "no network: the flake has none of nixosConfigurations, colmenaHive, colmena and nixopsConfigurations.default";
 
   form = forms.${if format == "" then seen else format};
-
-  # The inputs that the flake names, or its outputs take, and its lock file lacks:
-  # Nix looks for them each time.
-  unlocked =
-    let
-      # Up to Nix 2.13 a flake in a folder of a repository has all of that as outPath.
-      own = head (filter (dir: builtins.pathExists (dir + "/flake.nix")) [ "${flake.outPath}/${folder}" flake.outPath ]);
-      self = import (own + "/flake.nix");
-      named = self.inputs or { } // removeAttrs (functionArgs self.outputs) [ "self" ];
-      file = own + "/flake.lock";
-      lock = if builtins.pathExists file then builtins.fromJSON (builtins.readFile file) else { };
-      locked = lock.nodes.${lock.root}.inputs or { };
-    in filter (name: !(locked ? ${name})) (attrNames named);
 in
 form // {
-  about = form.about // { nixpkgs = ""; own = flake.outPath; inherit unlocked; };
+  about = form.about // { nixpkgs = ""; own = flake.outPath; };
 }

@@ -1,15 +1,13 @@
 # The value of an expression about a network, as JSON can hold it.
 {
-  expression # a file
-, scope # what the expression may name: { nodes, resources, lib }
+  expression # a function of what it may name
+, scope # { nodes, resources, lib }
 }:
 
 let
   record = import ./record.nix;
 
-  # The names are there as if they were builtins: the expression is never text in
-  # ours, and it may shadow them.
-  value = builtins.scopedImport scope expression;
+  value = expression scope;
 
   # A path stays text: toJSON would copy the file, perhaps a key, into the store.
   # toJSON itself makes a derivation, or what has __toString, a string.
