@@ -501,7 +501,7 @@ func (s *session) memorize(answer string) *memory {
 
 // reading returns what takes what an evaluator reads.
 func (s *session) reading(p *page) *reading {
-	return &reading{table: p.table, own: s.dir, private: s.Private, answered: s.answered(), flake: s.flake != "",
+	return &reading{table: p.table, own: s.dir, private: s.Private, answered: s.answered(), pure: s.pure(),
 		seen: map[string]bool{}, has: map[inputs.Input]bool{}, behind: map[string]int{}}
 }
 

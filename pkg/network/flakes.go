@@ -395,6 +395,10 @@ func (s *session) read(folder string) *reading {
 	return r
 }
 
+// pure tells whether the network is evaluated without the outside world, as a
+// flake is unless an option says else.
+func (s *session) pure() bool { return s.flake != "" && !slices.Contains(s.Args, "pure-eval") }
+
 // listen is saw, nil for nil.
 func (r *reading) listen() func(path string, flags, thread int) {
 	if r == nil {

@@ -22,7 +22,7 @@ type reading struct {
 	private  string // a folder that is to be left alone, "" for none
 	from     string // the evaluation begins with this, where there are none of nx's expressions
 	answered string // what the files are called that are looked for behind each answer
-	flake    bool   // evaluated purely: what is fetched has a hash
+	pure     bool   // evaluated purely: what is fetched has a hash, and neither time nor variables are there
 
 	mu      sync.Mutex
 	pid     int             // of the evaluator, once it is known
@@ -74,7 +74,7 @@ func (r *reading) saw(path string, flags, thread int) {
 	case nixOwn:
 		return
 	case nixFetches:
-		r.fetches = !r.flake
+		r.fetches = !r.pure
 		return
 	case ofTheMoment:
 		if r.begun && !ofTheRuntime(path) && (opened || strings.Count(path, "/") > 1) {
@@ -157,6 +157,9 @@ func (r *reading) done(missed error, search []string, moment string) {
 		r.forNow("%s", moment)
 	}
 	var env []inputs.Input
+	if r.pure {
+		r.files = nil
+	}
 	for _, file := range r.files {
 		m := r.mentions(file)
 		if m.other != "" {
