@@ -103,6 +103,9 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process, flags *commands) err
 	s := p.Produce(record.Eval, nil)
 	if c.All {
 		s.Given, err = eval.All(ctx, n, p.Selects())
+		if p.Selects() {
+			e.Chooses = p.Chooses
+		}
 	} else {
 		s, err = p.Stream(record.Eval, c.Files.Files)
 	}

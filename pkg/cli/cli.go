@@ -232,6 +232,9 @@ func (r *fifo) Read(b []byte) (n int, err error) {
 // Selects tells whether --on chooses among the hosts.
 func (p *Process) Selects() bool { return !p.on.Empty() }
 
+// Chooses tells whether --on chooses a host of that name and tags.
+func (p *Process) Chooses(name string, tags []string) bool { return p.on.Chooses(name, tags) }
+
 // Produce is a stream that reads nothing: its hosts are given.
 func (p *Process) Produce(stage record.Stage, hosts []*record.Record) *stream.Stream {
 	return &stream.Stream{

@@ -46,6 +46,11 @@ type Evaluator struct {
 	RootDir string       // holds a link to each host's derivation, named like the host
 	Log     *slog.Logger // nil discards
 
+	// Chooses, when set, says that the hosts are all those of the network that a
+	// selection chooses, by tags that the network was asked for lightly: it
+	// tells whether a host with these tags is one of them.
+	Chooses func(name string, tags []string) bool
+
 	facts network.Facts
 }
 
@@ -189,6 +194,9 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 	if s.Err != nil {
 		return s.Err
 	}
+	if err := e.checkTags(r, s); err != nil {
+		return err
+	}
 	if err := e.Store.AddRoot(ctx, filepath.Join(e.RootDir, s.Name), s.DrvPath); err != nil {
 		return err
 	}
@@ -216,6 +224,48 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 		}
 	}
 	return nil
+}
+
+// checkTags takes the tags of a whole evaluation for true where the host was chosen
+// by those of a light one. A configuration may look at what only NixOS' modules
+// set, with a default for where there is nothing (config.x or d, options ? x), and
+// then says something else without them. A host that is not to be chosen fails.
+func (e *Evaluator) checkTags(r *record.Record, s network.System) error {
+	if e.Chooses == nil {
+		return nil
+	}
+	lightly, tags := r.Tags(), slices.Compact(slices.Sorted(slices.Values(s.Tags)))
+	if slices.Equal(lightly, tags) {
+		return nil
+	}
+	r.Delete("tags")
+	if err := r.AddTags(tags...); err != nil {
+		return err
+	}
+	if !e.Chooses(s.Name, tags) {
+		return &tagsError{lightly, tags}
+	}
+	e.Log.Warn((&tagsError{lightly, tags}).differ(), "host", s.Name, "hint", tagsHint)
+	return nil
+}
+
+// A tagsError says that a host was chosen by tags that it does not have.
+type tagsError struct{ lightly, tags []string }
+
+func (e *tagsError) differ() string {
+	return fmt.Sprintf("the tags that it was chosen by are %s, but its configuration has %s", listed(e.lightly), listed(e.tags))
+}
+
+func (e *tagsError) Error() string { return "choose host: " + e.differ() }
+func (e *tagsError) Hint() string  { return tagsHint }
+
+const tagsHint = "--on reads tags without NixOS' modules: let deployment.tags not depend on whether options or values are there"
+
+func listed(tags []string) string {
+	if len(tags) == 0 {
+		return "none"
+	}
+	return strings.Join(tags, " ")
 }
 
 // checkSources refuses systems that have something of nx's own folder among their

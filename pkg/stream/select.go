@@ -46,6 +46,9 @@ func ParseSelection(selectors []string) (Selection, error) {
 // Empty tells whether nothing was selected, which chooses every host.
 func (s Selection) Empty() bool { return len(s.terms) == 0 }
 
+// Chooses tells whether a host of that name and tags is chosen.
+func (s Selection) Chooses(name string, tags []string) bool { return s.count().chooses(name, tags) }
+
 // Choose returns the names of the hosts that the selection chooses, and an error
 // that names a selector which matches none of them.
 func (s Selection) Choose(hosts []*record.Record) (names []string, err error) {
