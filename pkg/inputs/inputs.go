@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -99,11 +100,21 @@ func contents(file string) (string, error) {
 	}
 	defer f.Close()
 	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("read input: %w", err)
+	buf := buffers.Get().(*[64 << 10]byte)
+	defer buffers.Put(buf)
+	for {
+		n, err := f.Read(buf[:])
+		h.Write(buf[:n])
+		if errors.Is(err, io.EOF) {
+			return hex.EncodeToString(h.Sum(nil)), nil
+		} else if err != nil {
+			return "", fmt.Errorf("read input: %w", err)
+		}
 	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }
+
+// buffers are for files' contents: there are thousands, most of them small.
+var buffers = sync.Pool{New: func() any { return new([64 << 10]byte) }}
 
 // A Stamp tells cheaply whether a path's state can have changed between two
 // moments: it has not where the stamps are equal and the first is Settled.

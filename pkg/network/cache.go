@@ -33,8 +33,15 @@ type Cache struct {
 
 	mu     sync.Mutex
 	pages  map[string]*page
-	used   map[inputs.Input]bool
+	used   map[part]int // how far, at most
 	missed error
+}
+
+// A part is one reading of a page: of this process, or else one that is remembered.
+type part struct {
+	page       *page
+	reading    *reading
+	remembered int
 }
 
 // Inputs returns all that was read for the answers that were given, sorted. The
@@ -45,26 +52,24 @@ func (c *Cache) Inputs() ([]inputs.Input, error) {
 	if c.missed != nil {
 		return nil, fmt.Errorf("list what the evaluation read: %w", c.missed)
 	}
-	var read []inputs.Input
-	for in := range c.used {
-		if filepath.IsAbs(in.Path) && place(in.Path) == anywhere {
-			read = append(read, in)
+	all := map[inputs.Input]bool{}
+	for of, upTo := range c.used {
+		for _, in := range of.page.inputsOf(remembered{reading: of.reading, Reading: of.remembered, UpTo: upTo}) {
+			if filepath.IsAbs(in.Path) && place(in.Path) == anywhere {
+				all[in] = true
+			}
 		}
 	}
-	slices.SortFunc(read, func(a, b inputs.Input) int { return strings.Compare(a.Path, b.Path) })
-	return read, nil
+	return slices.SortedFunc(maps.Keys(all), func(a, b inputs.Input) int { return strings.Compare(a.Path, b.Path) }), nil
 }
 
-// use notes that an answer depends on in.
-func (c *Cache) use(in []inputs.Input) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// use notes that a was given. c.mu is held.
+func (c *Cache) use(p *page, a remembered) {
 	if c.used == nil {
-		c.used = map[inputs.Input]bool{}
+		c.used = map[part]int{}
 	}
-	for _, in := range in {
-		c.used[in] = true
-	}
+	of := part{page: p, reading: a.reading, remembered: a.Reading}
+	c.used[of] = max(c.used[of], a.UpTo)
 }
 
 // kept is how many pages there are at most: the oldest go.
@@ -210,10 +215,10 @@ func (it item) key(answer string) string {
 // recall returns the answer about it, if one holds.
 func (p *page) recall(answer string, it item) (remembered, bool) {
 	p.cache.mu.Lock()
+	defer p.cache.mu.Unlock()
 	a, ok := p.Answers[it.key(answer)]
-	p.cache.mu.Unlock()
 	if ok {
-		p.cache.use(p.inputsOf(a))
+		p.cache.use(p, a)
 	}
 	return a, ok
 }
@@ -241,9 +246,9 @@ func (p *page) forget(answer string, it item) {
 // keep takes the answers of an evaluator that has ended. It returns why they are
 // for now only, or "".
 func (p *page) keep(r *reading, answers map[string]remembered) string {
-	p.cache.use(r.order)
 	p.cache.mu.Lock()
 	defer p.cache.mu.Unlock()
+	p.cache.use(p, remembered{reading: r, UpTo: len(r.order)})
 	if r.why != "" {
 		return r.why
 	}
