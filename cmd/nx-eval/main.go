@@ -64,7 +64,12 @@ func (c *commands) network(p *cli.Process) (*network.Network, *nixcmd.Nix, error
 	if err != nil {
 		return nil, nil, err
 	}
-	nix := &nixcmd.Nix{Log: p.Log, Trace: trace.Start}
+	nix := &nixcmd.Nix{Log: p.Log}
+	if err := trace.Supported(); err == nil {
+		nix.Trace = trace.Start
+	} else {
+		p.Log.Debug("evaluations are not traced", "reason", err)
+	}
 	n := &network.Network{Files: c.File, Format: c.Format, OverrideInputs: c.OverrideInput, Args: c.NixArgs(), Name: c.Name, UUID: remembered.UUID(),
 		Jobs: p.Jobs, MaxMemory: int64(c.MaxMemory), ShowTrace: c.ShowTrace, Private: private, Nix: nix, Log: p.Log}
 	if !c.NoCache {

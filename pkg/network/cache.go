@@ -469,13 +469,16 @@ func (s *session) key() (string, error) {
 
 // page returns what is remembered of this session's questions, nil if nothing is.
 func (s *session) page() *page {
-	if s.Cache == nil {
+	if s.Cache == nil || s.wholeTrees() && s.locked == nil {
 		return nil
 	}
 	key, err := s.key()
 	if err != nil {
 		s.log().Warn("evaluations are not remembered", "error", err)
 		return nil
+	}
+	if s.wholeTrees() {
+		key += string(s.locked.said)
 	}
 	return s.Cache.open(key)
 }
@@ -506,7 +509,7 @@ func (s *session) memorize(answer string) *memory {
 
 // reading returns what takes what an evaluator reads.
 func (s *session) reading(p *page) *reading {
-	return &reading{table: p.table, own: s.dir, private: s.Private, answered: s.answered(), pure: s.pure(),
+	return &reading{table: p.table, own: s.dir, private: s.Private, answered: s.answered(), pure: s.pure(), whole: s.wholeTrees(),
 		seen: map[string]bool{}, has: map[inputs.Input]bool{}, behind: map[string]int{}}
 }
 

@@ -30,6 +30,8 @@ type bench struct {
 	args  []string
 	names []string // empty: all
 	flake bool
+
+	untraced bool
 }
 
 // newBench makes a folder of files.
@@ -67,6 +69,9 @@ func (b *bench) sh(script string) string {
 
 func (b *bench) network(cache *Cache) (*Network, *counter) {
 	nix := &counter{Nix: nixcmd.Nix{Trace: trace.Start}}
+	if b.untraced {
+		nix.Trace = nil
+	}
 	b.log.Reset()
 	n := &Network{Files: []string{filepath.Join(b.dir, "network.nix")}, Name: "test", Args: b.args, Nix: nix, Cache: cache, Jobs: 1,
 		Log: slog.New(slog.NewTextHandler(&b.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
@@ -293,34 +298,43 @@ func TestCacheFlake(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			onBoth(t, func(t *testing.T) {
-				fill := strings.NewReplacer("@NIXPKGS@", strings.TrimPrefix(os.Getenv("NIX_PATH"), "nixpkgs="))
-				b := newBench(t, map[string]string{"flake.nix": fill.Replace(flake), "m.nix": `{ environment.etc.x.text = "1"; }`})
-				b.flake = true
-				b.sh(`nix --extra-experimental-features "nix-command flakes" flake lock 2>&1`)
-				b.sh(test.before)
-				b.settled()
-				first, _ := b.eval()
-				if strings.Contains(test.before, "git") {
-					b.eval() // the first time a commit is unpacked
-				}
-				again, processes := b.eval()
-				if plain := b.plainly(); first != plain || again != first {
-					t.Errorf("first\n%s\nthen\n%s\nand without the cache\n%s", first, again, plain)
-				}
-				if processes > 0 {
-					t.Errorf("%d evaluators, and nothing is different\n%s", processes, b.log.String())
-				}
-				b.sh(fill.Replace(test.edit))
-				b.settled()
-				after, processes := b.eval()
-				if plain := b.plainly(); after != plain {
-					t.Errorf("after the edit\n%s\nand without the cache\n%s", after, plain)
-				}
-				if test.same && processes > 0 || !test.same && !test.either && after == first {
-					t.Errorf("%d evaluators, first\n%s\nafter the edit\n%s\n%s", processes, first, after, b.log.String())
-				}
+				testCacheFlake(t, flake, test.before, test.edit, test.same, test.either, false)
 			})
 		})
+		t.Run(test.name+", unseen", func(t *testing.T) {
+			onBoth(t, func(t *testing.T) {
+				testCacheFlake(t, flake, test.before, test.edit, test.same, test.either, true)
+			})
+		})
+	}
+}
+
+func testCacheFlake(t *testing.T, flake, before, edit string, same, either, untraced bool) {
+	fill := strings.NewReplacer("@NIXPKGS@", strings.TrimPrefix(os.Getenv("NIX_PATH"), "nixpkgs="))
+	b := newBench(t, map[string]string{"flake.nix": fill.Replace(flake), "m.nix": `{ environment.etc.x.text = "1"; }`})
+	b.flake, b.untraced = true, untraced
+	b.sh(`nix --extra-experimental-features "nix-command flakes" flake lock 2>&1`)
+	b.sh(before)
+	b.settled()
+	first, _ := b.eval()
+	if strings.Contains(before, "git") {
+		b.eval() // the first time a commit is unpacked
+	}
+	again, processes := b.eval()
+	if plain := b.plainly(); first != plain || again != first {
+		t.Errorf("first\n%s\nthen\n%s\nand without the cache\n%s", first, again, plain)
+	}
+	if processes > 0 {
+		t.Errorf("%d evaluators, and nothing is different\n%s", processes, b.log.String())
+	}
+	b.sh(fill.Replace(edit))
+	b.settled()
+	after, processes := b.eval()
+	if plain := b.plainly(); after != plain {
+		t.Errorf("after the edit\n%s\nand without the cache\n%s", after, plain)
+	}
+	if same && processes > 0 || !same && !either && after == first {
+		t.Errorf("%d evaluators, first\n%s\nafter the edit\n%s\n%s", processes, first, after, b.log.String())
 	}
 }
 

@@ -129,6 +129,11 @@ func (s *session) log() *slog.Logger {
 }
 
 func (s *session) about(ctx context.Context) (*About, error) {
+	if s.wholeTrees() {
+		if err := s.lock(ctx); err != nil {
+			return nil, fmt.Errorf("read network %s: %w", s.Files[0], err)
+		}
+	}
 	a := &About{}
 	var failed error
 	take := func(_ item, answer []byte, err error) {

@@ -30,6 +30,7 @@ type lockedFlake struct {
 	// revision, since it is not what it is there.
 	Changed bool `json:"changed"`
 
+	said    []byte   // Nix' own words for it
 	reading *reading // what that depends on, nil where nothing is remembered
 	unseen  error    // why not all of that was seen
 	moment  string   // why it is for now only; empty: it is not
@@ -234,6 +235,7 @@ func (l *lockedFlake) take(out []byte, unlocked []string, overridden [][2]string
 	if err := json.Unmarshal(m.Locks, &locks); err != nil {
 		return err
 	}
+	l.said = out
 	l.Locks, l.Dir, l.root, l.source = m.Locks, m.Locked.Dir, locks.Root, m.Path
 	if folder, ok := strings.CutPrefix(m.Locked.URL, "file://"); ok && m.Locked.Type == "git" {
 		l.local = folder
@@ -398,6 +400,11 @@ func (s *session) read(folder string) *reading {
 // pure tells whether the network is evaluated without the outside world, as a
 // flake is unless an option says else.
 func (s *session) pure() bool { return s.flake != "" && !slices.Contains(s.Args, "pure-eval") }
+
+// wholeTrees tells whether what an evaluation reads is known without seeing it:
+// a flake's can read nothing but its source and those of its inputs, whose hashes
+// Nix says.
+func (s *session) wholeTrees() bool { return s.Cache != nil && s.pure() && !s.Nix.Traces() }
 
 // listen is saw, nil for nil.
 func (r *reading) listen() func(path string, flags, thread int) {

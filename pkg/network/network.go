@@ -61,6 +61,8 @@ type Evaluator interface {
 	Instantiate(ctx context.Context, args, env []string, line func(line string, pid int), saw func(path string, flags, thread int)) (unseen, err error)
 	// EvalFlake runs "nix eval" with args in the same way.
 	EvalFlake(ctx context.Context, args, env []string, line func(line string, pid int), saw func(path string, flags, thread int)) (unseen, err error)
+	// Traces tells whether saw is called at all.
+	Traces() bool
 	// Identity returns a text that another installation or version of Nix has not.
 	Identity() (string, error)
 	// Invalid returns those of paths that are not in the store.

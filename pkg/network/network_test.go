@@ -604,6 +604,8 @@ func (s *script) FlakeMetadata(context.Context, []string, func(string), func(str
 	return nil, nil, errors.New("there is no flake here")
 }
 
+func (s *script) Traces() bool { return false }
+
 func (s *script) Identity() (string, error) { return "script", nil }
 
 func (s *script) Invalid(context.Context, ...store.Path) ([]store.Path, error) { return nil, nil }

@@ -23,6 +23,7 @@ type reading struct {
 	from     string // the evaluation begins with this, where there are none of nx's expressions
 	answered string // what the files are called that are looked for behind each answer
 	pure     bool   // evaluated purely: what is fetched has a hash, and neither time nor variables are there
+	whole    bool   // what it can read is known beforehand
 
 	mu      sync.Mutex
 	pid     int             // of the evaluator, once it is known
@@ -150,7 +151,7 @@ func (r *reading) program(thread int) (ours, git bool) {
 func (r *reading) done(missed error, search []string, moment string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if missed != nil {
+	if missed != nil && !r.whole {
 		r.forNow("not all that it read was seen: %v", missed)
 	}
 	if moment != "" {

@@ -135,6 +135,9 @@ func follow(cmd *exec.Cmd, start func() error, line func(string)) error {
 	return nil
 }
 
+// Traces tells whether saw is called at all.
+func (n *Nix) Traces() bool { return n.Trace != nil }
+
 // Identity returns where nix-instantiate is and which file that is: another
 // version has another.
 func (n *Nix) Identity() (string, error) {

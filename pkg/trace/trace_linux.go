@@ -18,6 +18,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Supported returns nil if commands can be traced here, else why not.
+func Supported() error {
+	result := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with its filter
+		listener, err := listen()
+		if err == nil {
+			err = unix.Close(listener)
+		}
+		result <- err
+	}()
+	if err := <-result; err != nil {
+		return fmt.Errorf("%w: %w", ErrUnsupported, err)
+	}
+	return nil
+}
+
 // Start starts cmd, whose children are traced with it, and calls saw for each
 // access, from one goroutine, while the command waits for it to return: what it
 // does after an access, it does after saw has returned. The path is absolute; it
