@@ -14,7 +14,7 @@ import (
 // sizes in bytes. p must be valid in the local store.
 func (n *Nix) Closure(ctx context.Context, p store.Path) (paths int, narSize int64, err error) {
 	out, err := n.output(ctx, "nix", "path-info", "--extra-experimental-features", "nix-command",
-		"--json", "--recursive", "--", string(p))
+		"--json", "--recursive", string(p))
 	if err == nil {
 		paths, narSize, err = sumPathInfo(out)
 	}

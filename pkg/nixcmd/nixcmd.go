@@ -7,11 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -26,6 +28,11 @@ type Nix struct {
 	// waits, until stop is called, whose error says that some were missed. Where it
 	// fails, the command has not been started. nil: nothing is traced.
 	Trace func(cmd *exec.Cmd, saw func(path string, flags, thread int)) (stop func() error, err error)
+
+	// Run, when set, runs a command on another machine, whose installation it is
+	// then, and returns an error when its exit status is not 0. What evaluates
+	// and what makes links runs on this one in any case.
+	Run func(ctx context.Context, argv []string, stdout, stderr io.Writer) error
 }
 
 // stopWait is how long a command may take to end after SIGTERM before it is
@@ -36,7 +43,7 @@ const stopWait = 10 * time.Second
 const evalStopWait = time.Second
 
 func (n *Nix) command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, name, append(args[:len(args):len(args)], n.Options...)...)
+	cmd := exec.CommandContext(ctx, name, slices.Concat(args, n.Options)...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopWait
 	// What a terminal interrupts is nx, which then decides what comes to an end.
@@ -108,29 +115,46 @@ func (n *Nix) evaluate(cmd *exec.Cmd, env []string, line func(line string, pid i
 			return nil
 		}
 	}
-	err = follow(cmd, start, func(l string) {
+	err = follow(cmd.Args[0], func(l string) {
 		if busy.MatchString(l) {
 			n.log().Debug("output", "line", l)
 			return
 		}
 		line(l, cmd.Process.Pid)
+	}, func(stderr io.Writer) error {
+		cmd.Stderr = stderr
+		if err := start(); err != nil {
+			return err
+		}
+		return cmd.Wait()
 	})
 	return errors.Join(unseen, stop()), err
 }
 
-// follow starts and waits for cmd and hands each line of its standard error to line.
-func follow(cmd *exec.Cmd, start func() error, line func(string)) error {
+// run runs a command, here or on the machine that n is of.
+func (n *Nix) run(ctx context.Context, stdout, stderr io.Writer, name string, args ...string) error {
+	if n.Run != nil {
+		return n.Run(ctx, slices.Concat([]string{name}, args, n.Options), stdout, stderr)
+	}
+	cmd := n.command(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	return cmd.Run()
+}
+
+// follow runs a command and hands each line of its standard error to line.
+func (n *Nix) follow(ctx context.Context, line func(string), name string, args ...string) error {
+	return follow(name, line, func(stderr io.Writer) error { return n.run(ctx, nil, stderr, name, args...) })
+}
+
+// follow calls run and hands each line that it writes to line.
+func follow(name string, line func(string), run func(stderr io.Writer) error) error {
 	// A writer rather than a pipe that is read here: what a command left behind,
 	// such as an ssh master, may hold its standard error open, and then WaitDelay ends it.
 	stderr := &lineWriter{line: line}
-	cmd.Stderr = stderr
-	err := start()
-	if err == nil {
-		err = cmd.Wait()
-	}
+	err := run(stderr)
 	stderr.close()
 	if err != nil {
-		return fmt.Errorf("%s: %w", cmd.Args[0], err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }
@@ -184,17 +208,14 @@ func (w *lineWriter) close() {
 // output runs a command that is done at once and returns what it prints. The
 // error ends in the last line it wrote to standard error.
 func (n *Nix) output(ctx context.Context, name string, args ...string) ([]byte, error) {
-	cmd := n.command(ctx, name, args...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
+	var stdout, stderr bytes.Buffer
+	if err := n.run(ctx, &stdout, &stderr, name, args...); err != nil {
 		if said := lastLine(stderr.String()); said != "" {
 			return nil, fmt.Errorf("%s: %s", name, said)
 		}
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return out, nil
+	return stdout.Bytes(), nil
 }
 
 func lastLine(s string) string {

@@ -2,15 +2,13 @@ package nixcmd
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"regexp"
 	"strings"
-
-	"github.com/tidwall/gjson"
 
 	"nx/pkg/store"
 )
@@ -20,6 +18,7 @@ type BuildError struct {
 	Drv    store.Path // the one that was wanted
 	Reason string     // "builder for '/nix/store/….drv' failed with exit code 1": the one that broke
 	log    string
+	hint   string
 }
 
 func (e *BuildError) Error() string { return fmt.Sprintf("build %s: %s", e.Drv, e.Reason) }
@@ -29,15 +28,21 @@ func (e *BuildError) Log() string { return e.log }
 
 // Hint says what may help, if anything is known.
 func (e *BuildError) Hint() string {
-	if otherPlatform.MatchString(e.Reason) {
-		return "it is for another platform than this machine's: name a machine that can build it in /etc/nix/machines, or have this one emulate it (boot.binfmt.emulatedSystems on NixOS)"
+	if e.hint != "" {
+		return e.hint
+	}
+	if m := otherPlatform.FindStringSubmatch(e.Reason); m != nil {
+		if m[1] != "" && m[1] != m[4] {
+			return foreignHint(m[1])
+		}
+		return fmt.Sprintf("it needs what the machines that may build it lack (requiredSystemFeatures: %s): name one that has it (--builders, or /etc/nix/machines), or set system-features of one that does", cmp.Or(m[2], "see nix show-derivation "+m[3]))
 	}
 	return ""
 }
 
 // "a 'aarch64-linux' with features {} is required to build 'DRV', but I am a 'x86_64-linux' …",
 // later "Cannot build 'DRV': required system or feature not available".
-var otherPlatform = regexp.MustCompile(`with features \{.*\} is required to build|required system or feature not available`)
+var otherPlatform = regexp.MustCompile(`a '([^']*)' with features \{(.*?)\} is required to build '([^']*)', but I am a '([^']*)'|required system or feature not available`)
 
 // errNoDerivation is the error of a derivation that was collected as garbage,
 // or was evaluated on another machine.
@@ -49,6 +54,14 @@ func (e errNoDerivation) Error() string {
 
 func (e errNoDerivation) Hint() string { return "run nx-eval again, on this machine" }
 
+// noDerivation says which derivation could not be read, and why.
+func noDerivation(drv store.Path, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return errNoDerivation(drv)
+	}
+	return fmt.Errorf("build %s: %w", drv, err)
+}
+
 // Realise builds drvs, or fetches what they would give, with one scheduler. It
 // calls done once for each derivation, from one goroutine: with the path of the
 // output "out" as soon as that is valid, or with the error of that derivation. The
@@ -58,26 +71,25 @@ func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 	var asked []store.Path
 	for _, drv := range drvs {
 		out, err := outOf(drv)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			done(drv, "", errNoDerivation(drv))
-		case err != nil:
-			done(drv, "", fmt.Errorf("build %s: %w", drv, err))
-		default:
-			b.wanted[drv] = out
-			asked = append(asked, drv)
+		if err != nil {
+			done(drv, "", noDerivation(drv, err))
+			continue
 		}
+		b.wanted[drv] = out
+		asked = append(asked, drv)
 	}
 	if err := b.settle(ctx, asked); err != nil {
 		return err
 	}
+	b.refuse(ctx, asked)
 	for len(b.wanted) > 0 {
 		before := b.still(asked)
-		b.built = 0 // each run counts for itself
+		b.tally, b.said = newTally(), Progress{} // each run counts for itself
 		args := []string{"--realise", "--keep-going", "--log-format", "internal-json", "-v"}
-		args = append(args, before...)
-		cmd := n.command(ctx, "nix-store", args...)
-		err := follow(cmd, cmd.Start, func(line string) { b.line(ctx, line) })
+		for _, drv := range before {
+			args = append(args, string(drv))
+		}
+		err := n.follow(ctx, func(line string) { b.line(ctx, line) }, "nix-store", args...)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -88,8 +100,8 @@ func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 		// --keep-going notwithstanding, a derivation for another platform ends
 		// it all: the others are asked for again.
 		for _, drv := range b.still(asked) {
-			if broken := b.whatBroke(ctx, store.Path(drv)); broken != "" {
-				b.fail(ctx, store.Path(drv), broken, nil)
+			if broken := b.whatBroke(ctx, drv); broken != "" {
+				b.fail(ctx, drv, broken, nil)
 			}
 		}
 		left := b.still(asked)
@@ -102,7 +114,7 @@ func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 			err = errors.New(b.last)
 		}
 		for _, drv := range left {
-			b.fail(ctx, store.Path(drv), "", err)
+			b.fail(ctx, drv, "", err)
 		}
 	}
 	return nil
@@ -113,16 +125,49 @@ type builds struct {
 	*Nix
 	done    func(drv, out store.Path, err error)
 	wanted  map[store.Path]store.Path // not done yet: derivation to output
-	running map[string]*activity      // by Nix' id
-	built   int64                     // what Nix counts as done
+	tally   *tally                    // of this run
+	said    Progress                  // the last that was logged
+	running map[string]*activity      // builds, by Nix' id
 	broken  map[store.Path]*activity  // derivations that failed by themselves
 	reasons map[store.Path]string     // what Nix said of them
+	hints   map[store.Path]string     // what may help them
 	last    string                    // the last error
 }
 
 func newBuilds(n *Nix, done func(drv, out store.Path, err error)) *builds {
-	return &builds{Nix: n, done: done, wanted: map[store.Path]store.Path{}, running: map[string]*activity{},
-		broken: map[store.Path]*activity{}, reasons: map[store.Path]string{}}
+	return &builds{Nix: n, done: done, wanted: map[store.Path]store.Path{}, tally: newTally(), running: map[string]*activity{},
+		broken: map[store.Path]*activity{}, reasons: map[store.Path]string{}, hints: map[store.Path]string{}}
+}
+
+// refuse fails what nothing here can build, before anything is fetched or built
+// for it, and says what there is to do. What it cannot find out, Nix will say.
+func (b *builds) refuse(ctx context.Context, drvs []store.Path) {
+	left := b.still(drvs)
+	if len(left) == 0 || b.Run != nil {
+		return // all is there; and what another machine can build, that one says
+	}
+	m, err := b.Missing(ctx, left)
+	var foreign map[store.Path]*foreignError
+	if err == nil {
+		foreign, err = b.foreign(ctx, m.Build)
+	}
+	if err != nil {
+		b.log().Debug("output", "line", err.Error())
+		return
+	}
+	for drv, err := range foreign {
+		b.reasons[drv], b.hints[drv] = err.Error(), err.Hint()
+	}
+	if len(foreign) > 0 {
+		for _, drv := range left {
+			if broken := b.whatBroke(ctx, drv); broken != "" {
+				b.fail(ctx, drv, broken, nil)
+			}
+		}
+	}
+	if len(b.wanted) > 0 {
+		b.log().Info("realising", "builds", len(m.Build)-len(foreign), "fetches", len(m.Fetch), "download", m.DownloadSize)
+	}
 }
 
 // An activity is one derivation's build.
@@ -134,88 +179,96 @@ type activity struct {
 // keptLog bounds what is remembered of one build's log, in bytes.
 const keptLog = 64 << 10
 
-// Types of activities and results in Nix' internal-json log (src/libutil/logging.hh).
-const (
-	actCopyPath      = 100
-	actBuilds        = 104
-	actBuild         = 105
-	actSubstitute    = 108
-	resBuildLogLine  = 101
-	resPostBuildLine = 107
-	resProgress      = 105
-	levelError       = 0
-	internalJSON     = "@nix "
-)
-
 var (
-	escapes = regexp.MustCompile("\x1b\\[[0-9;]*[A-Za-z]")
 	// "1 dependencies of derivation 'DRV' failed to build", later "Reason: 1 dependency failed."
 	ofOthers = regexp.MustCompile(`(?m)^(?:\s*Reason: )?\d+ dependenc(?:y|ies) `)
 	drvPath  = regexp.MustCompile(`/nix/store/[0-9a-z]{32}-[0-9A-Za-z+._?=-]+\.drv`)
 )
 
 func (b *builds) line(ctx context.Context, line string) {
-	raw, ok := strings.CutPrefix(line, internalJSON)
-	if !ok || !gjson.Valid(raw) {
+	e, ok := parseEvent(line)
+	if !ok {
 		b.log().Debug("output", "line", line)
 		return
 	}
-	event := gjson.Parse(raw)
-	id := event.Get("id").Raw
-	fields := event.Get("fields").Array()
-	switch event.Get("action").Str {
+	b.tally.take(e)
+	switch e.action {
 	case "start":
-		b.start(id, event.Get("type").Int(), fields)
+		b.start(e)
 	case "result":
-		a := b.running[id]
-		if a == nil || len(fields) == 0 {
-			return
-		}
-		switch event.Get("type").Int() {
-		case resBuildLogLine, resPostBuildLine:
-			a.add(escapes.ReplaceAllString(fields[0].String(), ""))
-			b.log().Debug("output", "drv", a.drv, "line", fields[0].String())
-		case resProgress:
-			// The activity of a wanted derivation stops only when all have, but
-			// the count of finished builds goes up when its output is there.
-			if a.drv == "" && fields[0].Int() > b.built {
-				b.built = fields[0].Int()
-				b.settleRunning(ctx)
-			}
-		}
+		b.result(ctx, e)
 	case "stop":
-		if a := b.running[id]; a != nil && b.wanted[a.drv] == "" {
-			delete(b.running, id)
+		if a := b.running[e.id]; a != nil && b.wanted[a.drv] == "" {
+			delete(b.running, e.id)
 		}
 	case "msg":
-		msg := event.Get("raw_msg").Str
-		if msg == "" {
-			msg = event.Get("msg").Str
-		}
-		msg = strings.TrimPrefix(escapes.ReplaceAllString(msg, ""), "error: ")
-		if event.Get("level").Int() == levelError {
-			b.failed(ctx, msg)
+		if e.level == levelError {
+			b.failed(ctx, e.text)
 		} else {
-			b.log().Debug("output", "line", msg)
+			b.log().Debug("output", "line", e.text)
 		}
 	}
 }
 
-func (b *builds) start(id string, typ int64, fields []gjson.Result) {
-	switch typ {
-	case actBuilds:
-		b.running[id] = &activity{}
+func (b *builds) start(e event) {
+	switch e.typ {
 	case actBuild:
-		if len(fields) > 0 {
-			a := &activity{drv: store.Path(fields[0].String())}
-			b.running[id] = a
-			b.log().Info("building", "drv", a.drv)
+		if drv := e.field(0); drv != "" {
+			a := &activity{drv: store.Path(drv)}
+			b.running[e.id] = a
+			p := b.tally.progress()
+			args := []any{"drv", a.drv, "built", p.Built, "builds", p.Builds}
+			if machine := e.field(1); machine != "" {
+				args = append(args, "on", machine)
+			}
+			b.log().Info("building", args...)
 		}
-	case actCopyPath, actSubstitute:
-		if len(fields) > 0 {
-			b.log().Debug("fetching", "path", fields[0].String())
-		}
+	case actCopyPath:
+		b.log().Debug("fetching", "path", e.field(0), "from", e.field(1))
 	}
+}
+
+func (b *builds) result(ctx context.Context, e event) {
+	switch a := b.running[e.id]; {
+	case a != nil && (e.typ == resBuildLogLine || e.typ == resPostBuildLine):
+		line := e.field(0)
+		a.add(escapes.ReplaceAllString(line, ""))
+		b.log().Debug("output", "drv", a.drv, "line", line)
+	case e.typ == resProgress || e.typ == resSetExpected:
+		b.report(ctx)
+	}
+}
+
+// report logs how far it is: when a build or a fetch begins or ends, and for each
+// hundredth of the bytes.
+func (b *builds) report(ctx context.Context) {
+	p := b.tally.progress()
+	if p == b.said {
+		return
+	}
+	// The activity of a wanted derivation stops only when all have, but the count
+	// of finished builds goes up when its output is there.
+	if p.Built > b.said.Built {
+		b.settleRunning(ctx)
+	}
+	counts := func(p Progress) Progress {
+		p.Downloaded = percent(p.Downloaded, p.Download)
+		p.Unpacked = percent(p.Unpacked, p.Unpack)
+		return p
+	}
+	if counts(p) != counts(b.said) {
+		b.log().Debug("progress", "building", p.Building, "built", p.Built, "failed", p.Failed, "builds", p.Builds,
+			"fetching", p.Fetching, "fetched", p.Fetched, "fetches", p.Fetches, "downloaded", p.Downloaded, "download", p.Download,
+			"unpacked", p.Unpacked, "unpack", p.Unpack)
+		b.said = p
+	}
+}
+
+func percent(part, all int64) int64 {
+	if all < 100 {
+		return part
+	}
+	return part / (all / 100)
 }
 
 func (a *activity) add(line string) {
@@ -266,10 +319,10 @@ func firstLine(s string) string {
 }
 
 // still returns those of drvs that are not done yet.
-func (b *builds) still(drvs []store.Path) (left []string) {
+func (b *builds) still(drvs []store.Path) (left []store.Path) {
 	for _, drv := range drvs {
 		if _, ok := b.wanted[drv]; ok {
-			left = append(left, string(drv))
+			left = append(left, drv)
 		}
 	}
 	return left
@@ -301,7 +354,7 @@ func (b *builds) fail(ctx context.Context, drv, broken store.Path, err error) {
 	delete(b.wanted, drv)
 	e := &BuildError{Drv: drv}
 	if broken != "" {
-		e.Reason, e.log = b.reasons[broken], b.logOf(ctx, broken)
+		e.Reason, e.hint, e.log = b.reasons[broken], b.hints[broken], b.logOf(ctx, broken)
 	} else {
 		e.Reason = err.Error()
 	}
@@ -362,62 +415,4 @@ func (b *builds) settle(ctx context.Context, drvs []store.Path) error {
 		}
 	}
 	return nil
-}
-
-// outOf returns the path of a derivation's output "out", from its file.
-func outOf(drv store.Path) (store.Path, error) {
-	text, err := os.ReadFile(string(drv))
-	if err != nil {
-		return "", err
-	}
-	outputs, err := parseOutputs(string(text))
-	if err != nil {
-		return "", fmt.Errorf("read derivation: %w", err)
-	}
-	out, ok := outputs["out"]
-	if !ok {
-		return "", errors.New(`read derivation: it has no output "out"`)
-	}
-	return store.Parse(out)
-}
-
-// parseOutputs reads the outputs, by name, of a derivation in its text form:
-// Derive([("out","/nix/store/…","",""),…],… (Nix manual, derivation, ATerm format).
-func parseOutputs(text string) (map[string]string, error) {
-	rest, ok := strings.CutPrefix(text, "Derive([")
-	if !ok {
-		return nil, errors.New(`it does not begin with "Derive(["`)
-	}
-	outputs := map[string]string{}
-	for {
-		if strings.HasPrefix(rest, "]") {
-			return outputs, nil
-		}
-		rest = strings.TrimPrefix(rest, ",")
-		var tuple [4]string
-		for i, before := range [4]string{"(", ",", ",", ","} {
-			s, ok := strings.CutPrefix(rest, before)
-			if !ok {
-				return nil, fmt.Errorf("output %d: want %q", len(outputs), before)
-			}
-			if tuple[i], rest, ok = cutString(s); !ok {
-				return nil, fmt.Errorf("output %d: want a string", len(outputs))
-			}
-		}
-		if rest, ok = strings.CutPrefix(rest, ")"); !ok {
-			return nil, fmt.Errorf("output %d: want %q", len(outputs), ")")
-		}
-		outputs[tuple[0]] = tuple[1]
-	}
-}
-
-// cutString reads one quoted string. Names and paths need no escapes, so one
-// that has any is refused.
-func cutString(s string) (value, rest string, ok bool) {
-	s, ok = strings.CutPrefix(s, `"`)
-	if !ok {
-		return "", "", false
-	}
-	value, rest, ok = strings.Cut(s, `"`)
-	return value, rest, ok && !strings.Contains(value, `\`)
 }
