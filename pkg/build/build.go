@@ -11,8 +11,8 @@ import (
 	"iter"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync"
-	"time"
 
 	"nx/pkg/record"
 	"nx/pkg/store"
@@ -24,6 +24,8 @@ type Realiser interface {
 	// soon as it is: with the output "out", or with why it failed. The returned
 	// error is of the scheduler; those not done then were not built.
 	Realise(ctx context.Context, drvs []store.Path, done func(drv, out store.Path, err error)) error
+	// Missing tells what Realise would do, without doing it.
+	Missing(ctx context.Context, drvs []store.Path) (store.Missing, error)
 	// Closure returns the count of p's closure and the sum of its NAR sizes in bytes.
 	Closure(ctx context.Context, p store.Path) (paths int, narSize int64, err error)
 	// AddRoot makes link a symlink to p that keeps p's closure.
@@ -32,15 +34,15 @@ type Realiser interface {
 
 // A Builder is one run of the stage.
 type Builder struct {
-	Nix     Realiser
+	// Nix returns this machine's Nix with options as its commands take them:
+	// "--option", "builders", "@/etc/nix/machines". They are those of a network's
+	// files; what the user says on the command line goes before them.
+	Nix     func(options []string) Realiser
+	Root    string       // where relative paths of records start
 	RootDir string       // holds a link to each host's system, named like the host
 	Jobs    int          // finished hosts looked at in parallel
 	Log     *slog.Logger // nil discards
 }
-
-// gather is how long a batch waits for more hosts: a file's all come at once and
-// belong under one scheduler, those of an evaluation come seconds apart.
-const gather = 50 * time.Millisecond
 
 // Run builds what is there, then what came meanwhile, and so on: one scheduler
 // at a time, so that Nix' limits hold, and the first host need not wait for the last.
@@ -57,40 +59,64 @@ func (b *Builder) Run(ctx context.Context, in iter.Seq2[*record.Record, error], 
 		if hosts == nil {
 			return ctx.Err()
 		}
-		b.batch(ctx, hosts, emit)
+		for _, group := range b.groups(hosts, emit) {
+			b.batch(ctx, group, emit)
+		}
 	}
 }
 
-// batch realises the hosts' derivations and emits each host once.
-func (b *Builder) batch(ctx context.Context, hosts []*record.Record, emit func(*record.Record)) {
-	waiting := map[store.Path][]*record.Record{} // hosts may share a system
-	var drvs []store.Path
+// A group is what goes under one scheduler.
+type group struct {
+	options []string
+	drvs    []store.Path
+	waiting map[store.Path][]*record.Record // hosts may share a system
+}
+
+// groups sorts hosts by the options that their networks have for Nix, which are
+// mostly the same for all, and emits those that have no derivation.
+func (b *Builder) groups(hosts []*record.Record, emit func(*record.Record)) []*group {
+	var all []*group
+	byOptions := map[string]*group{}
 	for _, r := range hosts {
 		drv, err := r.DrvPath()
+		var options []string
+		if err == nil {
+			options, err = b.options(r)
+		}
 		if err != nil {
 			r.Fail(record.Build, err)
 			emit(r)
 			continue
 		}
-		if waiting[drv] == nil {
-			drvs = append(drvs, drv)
+		key := strings.Join(options, "\x00")
+		g := byOptions[key]
+		if g == nil {
+			g = &group{options: options, waiting: map[store.Path][]*record.Record{}}
+			byOptions[key] = g
+			all = append(all, g)
 		}
-		waiting[drv] = append(waiting[drv], r)
+		if g.waiting[drv] == nil {
+			g.drvs = append(g.drvs, drv)
+		}
+		g.waiting[drv] = append(g.waiting[drv], r)
 	}
-	if len(drvs) == 0 {
-		return
-	}
+	return all
+}
+
+// batch realises a group's derivations and emits each of its hosts once.
+func (b *Builder) batch(ctx context.Context, g *group, emit func(*record.Record)) {
+	nix := b.Nix(g.options)
 	var finishing sync.WaitGroup
 	slots := make(chan struct{}, max(b.Jobs, 1))
 	finish := func(drv, out store.Path, err error) {
-		for _, r := range waiting[drv] {
+		for _, r := range g.waiting[drv] {
 			slots <- struct{}{}
 			finishing.Go(func() {
 				defer func() { <-slots }()
 				err := err
 				if err == nil {
 					// What is built is written, also when the tool is told to stop.
-					err = b.keep(context.WithoutCancel(ctx), r, out)
+					err = b.keep(context.WithoutCancel(ctx), nix, r, out)
 				}
 				if err != nil {
 					r.Fail(record.Build, err)
@@ -98,13 +124,13 @@ func (b *Builder) batch(ctx context.Context, hosts []*record.Record, emit func(*
 				emit(r)
 			})
 		}
-		delete(waiting, drv)
+		delete(g.waiting, drv)
 	}
-	if err := b.Nix.Realise(ctx, drvs, finish); err != nil {
+	if err := nix.Realise(ctx, g.drvs, finish); err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = cause
 		}
-		for _, drv := range drvs {
+		for _, drv := range g.drvs {
 			finish(drv, "", fmt.Errorf("build %s: %w", drv, err))
 		}
 	}
@@ -112,14 +138,19 @@ func (b *Builder) batch(ctx context.Context, hosts []*record.Record, emit func(*
 }
 
 // keep makes out the host's garbage collector root and writes it into the record.
-func (b *Builder) keep(ctx context.Context, r *record.Record, out store.Path) error {
-	if err := b.Nix.AddRoot(ctx, filepath.Join(b.RootDir, r.Name()), out); err != nil {
+func (b *Builder) keep(ctx context.Context, nix Realiser, r *record.Record, out store.Path) error {
+	if err := nix.AddRoot(ctx, filepath.Join(b.RootDir, r.Name()), out); err != nil {
 		return err
 	}
-	paths, narSize, err := b.Nix.Closure(ctx, out)
+	paths, narSize, err := nix.Closure(ctx, out)
 	if err != nil {
 		return err
 	}
+	return b.built(r, out, paths, narSize)
+}
+
+// built writes what was built into the record.
+func (b *Builder) built(r *record.Record, out store.Path, paths int, narSize int64) error {
 	b.Log.Info("built", "host", r.Name(), "path", string(out))
 	if err := r.Set("storePath", out); err != nil {
 		return err
@@ -128,57 +159,4 @@ func (b *Builder) keep(ctx context.Context, r *record.Record, out store.Path) er
 		Paths   int   `json:"paths"`
 		NarSize int64 `json:"narSize"`
 	}{paths, narSize})
-}
-
-// A queue holds the hosts that came while others are built.
-type queue struct {
-	mu    sync.Mutex
-	hosts []*record.Record
-	some  chan struct{} // closed with the first host after a take
-	end   chan struct{} // closed with the input
-}
-
-func newQueue() *queue { return &queue{some: make(chan struct{}), end: make(chan struct{})} }
-
-func (q *queue) fill(in iter.Seq2[*record.Record, error]) {
-	defer close(q.end)
-	for r, err := range in {
-		q.mu.Lock()
-		if err != nil {
-			q.hosts = nil // the input was cut: nothing more is started
-		} else if q.hosts = append(q.hosts, r); len(q.hosts) == 1 {
-			close(q.some)
-		}
-		q.mu.Unlock()
-		if err != nil {
-			return
-		}
-	}
-}
-
-// take waits for hosts and returns all that are there, nil at the end.
-func (q *queue) take(ctx context.Context) []*record.Record {
-	q.mu.Lock()
-	some := q.some
-	q.mu.Unlock()
-	select {
-	case <-some:
-		select {
-		case <-q.end:
-		case <-time.After(gather):
-		case <-ctx.Done():
-		}
-	case <-q.end:
-	case <-ctx.Done():
-	}
-	if ctx.Err() != nil {
-		return nil
-	}
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	hosts := q.hosts
-	if len(hosts) > 0 {
-		q.hosts, q.some = nil, make(chan struct{})
-	}
-	return hosts
 }

@@ -2,10 +2,13 @@ package build_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"iter"
+	"log/slog"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -25,8 +28,18 @@ type nix struct {
 	entered func(drvs []store.Path) // called by Realise before anything is done
 
 	mu      sync.Mutex
-	batches [][]string
+	batches [][]string // options, and names of derivations
+	options []string   // of the last that was asked for
+	missing map[string]store.Missing
 	roots   map[string]store.Path
+}
+
+// with is a Builder's Nix.
+func (n *nix) with(options []string) build.Realiser {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.options = options
+	return n
 }
 
 func (n *nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out store.Path, err error)) error {
@@ -35,7 +48,7 @@ func (n *nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 		names = append(names, d.Name())
 	}
 	n.mu.Lock()
-	n.batches = append(n.batches, names)
+	n.batches = append(n.batches, append(n.options, names...))
 	n.mu.Unlock()
 	if n.entered != nil {
 		n.entered(drvs)
@@ -51,6 +64,15 @@ func (n *nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 		done(d, store.Path(strings.TrimSuffix(string(d), ".drv")), nil)
 	}
 	return ctx.Err()
+}
+
+func (n *nix) Missing(_ context.Context, drvs []store.Path) (all store.Missing, err error) {
+	for _, d := range drvs {
+		m := n.missing[d.Name()]
+		all.Build, all.Fetch = append(all.Build, m.Build...), append(all.Fetch, m.Fetch...)
+		all.DownloadSize, all.UnpackedSize = all.DownloadSize+m.DownloadSize, all.UnpackedSize+m.UnpackedSize
+	}
+	return all, nil
 }
 
 func (n *nix) Closure(context.Context, store.Path) (int, int64, error) { return 3, 4711, nil }
@@ -95,7 +117,7 @@ func run(t *testing.T, ctx context.Context, n *nix, in iter.Seq2[*record.Record,
 	t.Helper()
 	var mu sync.Mutex
 	out := map[string]string{}
-	b := build.Builder{Nix: n, RootDir: "roots", Jobs: 2}
+	b := build.Builder{Nix: n.with, RootDir: "roots", Jobs: 2}
 	err := b.Run(ctx, in, func(r *record.Record) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -182,4 +204,113 @@ func TestRunFailures(t *testing.T) {
 			t.Errorf("got %v, error %v", got, err)
 		}
 	})
+}
+
+// Hosts whose networks say the same of Nix are built together, others by themselves.
+func TestRunOptions(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"machines", "others"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("ssh://arm aarch64-linux\n"), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	with := func(name, deployment string) *record.Record {
+		r := host(t, name, hash+name+".drv")
+		if err := r.Set("deployment", json.RawMessage(deployment)); err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	n := &nix{}
+	var mu sync.Mutex
+	failed := map[string]string{}
+	b := build.Builder{Nix: n.with, Root: dir, RootDir: "roots"}
+	if err := b.Run(t.Context(), all(
+		with("a", `{"machinesFile":"machines"}`),
+		with("b", `{}`),
+		with("c", `{"machinesFile":"`+dir+`/machines","nixConfig":{}}`),
+		with("d", `{"machinesFile":"others","nixConfig":{"cores":"2"}}`),
+		with("e", `{"machinesFile":null,"nixConfig":{"cores":"2","builders-use-substitutes":"true"}}`),
+		with("f", `{"machinesFile":"gone"}`),
+		with("g", `{"machinesFile":{}}`),
+		with("h", `{"nixConfig":{"cores":2}}`),
+	), func(r *record.Record) {
+		mu.Lock()
+		defer mu.Unlock()
+		if r.Failed() {
+			failed[r.Name()] = r.Message()
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if want := [][]string{
+		{"--option", "builders", "@" + dir + "/machines", "a.drv", "c.drv"},
+		{"b.drv"},
+		{"--option", "builders", "@" + dir + "/others", "--option", "cores", "2", "d.drv"},
+		{"--option", "builders-use-substitutes", "true", "--option", "cores", "2", "e.drv"},
+	}; fmt.Sprint(n.batches) != fmt.Sprint(want) {
+		t.Errorf("batches %v, want %v", n.batches, want)
+	}
+	if want := map[string]string{
+		"f": "read machines to build on: stat " + dir + "/gone: no such file or directory",
+		"g": `"deployment.machinesFile" is {}, not a file name`,
+		"h": `"deployment.nixConfig": "cores" is 2, not a string`,
+	}; !maps.Equal(failed, want) {
+		t.Errorf("failed %v, want %v", failed, want)
+	}
+}
+
+func TestPlan(t *testing.T) {
+	n := &nix{missing: map[string]store.Missing{
+		"a.drv": {Build: []store.Path{hash + "a.drv", hash + "b.drv"}, Fetch: []store.Path{hash + "c"}, DownloadSize: 5, UnpackedSize: 7},
+	}}
+	b := build.Builder{Nix: n.with, Log: slog.New(slog.DiscardHandler)}
+	var planned []*record.Record
+	for name, want := range map[string]string{
+		"a": `{"builds":2,"fetches":1,"downloadSize":5,"unpackedSize":7}`,
+		"b": `{"builds":0,"fetches":0,"downloadSize":0,"unpackedSize":0}`,
+	} {
+		r := host(t, name, hash+name+".drv")
+		if err := b.Plan(t.Context(), r); err != nil || r.Get("plan").Raw != want {
+			t.Errorf("%s: plan %s, error %v, want %s", name, r.Get("plan").Raw, err, want)
+		}
+		planned = append(planned, r)
+	}
+	if err := b.Plan(t.Context(), host(t, "c", "")); err == nil {
+		t.Error("a host without a derivation has a plan")
+	}
+	if m, err := b.Total(t.Context(), append(planned, host(t, "d", hash+"a.drv"))); err != nil || len(m.Build) != 2 || m.DownloadSize != 5 {
+		t.Errorf("total %+v, error %v, want that of a", m, err)
+	}
+	if n.batches != nil || n.roots != nil {
+		t.Errorf("it did %v %v", n.batches, n.roots)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	dir := t.TempDir()
+	for link, to := range map[string]string{"web": hash + "web", "left": hash + "left", "result": "/etc", "broken": "relative"} {
+		if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "file"), nil, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	b := build.Builder{RootDir: dir, Log: slog.New(slog.DiscardHandler)}
+	if err := b.Prune(map[string]bool{"web": true}); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	if want := []string{"broken", "file", "result", "web"}; err != nil || !slices.Equal(names, want) {
+		t.Errorf("left are %q, %v, want %q", names, err, want)
+	}
+	b.RootDir = filepath.Join(dir, "none")
+	if err := b.Prune(nil); err != nil {
+		t.Errorf("no folder yet: %v", err)
+	}
 }

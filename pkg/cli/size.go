@@ -27,3 +27,18 @@ func (s *Size) UnmarshalText(text []byte) error {
 	*s = Size(n * unit)
 	return nil
 }
+
+// String writes the size for people, in the flag's units: 0, 713, 1.5M, 12G.
+func (s Size) String() string {
+	n, unit := float64(s), ""
+	for _, next := range []string{"K", "M", "G", "T"} {
+		if n < 999.5 {
+			break
+		}
+		n, unit = n/1024, next
+	}
+	if n < 9.95 && unit != "" {
+		return strconv.FormatFloat(n, 'f', 1, 64) + unit
+	}
+	return strconv.FormatFloat(n, 'f', 0, 64) + unit
+}

@@ -18,3 +18,12 @@ func TestSize(t *testing.T) {
 		}
 	}
 }
+
+func TestSizeString(t *testing.T) {
+	for size, want := range map[Size]string{0: "0", 713: "713", 999: "999", 1000: "1.0K", 1024: "1.0K", 10 << 10: "10K",
+		1023 << 10: "1.0M", 3 << 19: "1.5M", 800 << 20: "800M", 12 << 30: "12G", 5 << 50: "5120T"} {
+		if got := size.String(); got != want {
+			t.Errorf("%d bytes: got %s, want %s", int64(size), got, want)
+		}
+	}
+}

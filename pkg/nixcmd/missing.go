@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -15,27 +14,22 @@ import (
 	"nx/pkg/store"
 )
 
-// Missing is what realising derivations would do.
-type Missing struct {
-	Build        []store.Path // derivations that would be built, here or by a builder
-	Fetch        []store.Path // store paths that would be fetched
-	DownloadSize int64        // bytes to fetch; a hundredth of Nix' unit is the least it tells
-	UnpackedSize int64        // bytes of Fetch in the store
-}
-
 // Missing finds out what Realise would do for drvs, without doing any of it. What
 // substituters have is asked of them; what they cannot tell counts as a build.
-func (n *Nix) Missing(ctx context.Context, drvs []store.Path) (Missing, error) {
+func (n *Nix) Missing(ctx context.Context, drvs []store.Path) (store.Missing, error) {
+	if err := n.take(ctx, drvs); err != nil {
+		return store.Missing{}, fmt.Errorf("find out what is missing: %w", err)
+	}
 	args := []string{"--realise", "--dry-run"}
 	for _, drv := range drvs {
 		if _, err := outOf(drv); err != nil {
-			return Missing{}, fmt.Errorf("find out what is missing: %w", noDerivation(drv, err))
+			return store.Missing{}, fmt.Errorf("find out what is missing: %w", noDerivation(drv, err))
 		}
 		args = append(args, string(drv))
 	}
 	var said []string
 	if err := n.follow(ctx, func(line string) { said = append(said, line) }, "nix-store", args...); err != nil {
-		return Missing{}, fmt.Errorf("find out what is missing: %w: %s", err, lastLine(strings.Join(said, "\n")))
+		return store.Missing{}, fmt.Errorf("find out what is missing: %w: %s", err, lastLine(strings.Join(said, "\n")))
 	}
 	return parseMissing(said), nil
 }
@@ -46,7 +40,7 @@ var fetched = regexp.MustCompile(`will be fetched(?: \(([0-9.]+) ([KMGT]?)i?B do
 
 // parseMissing reads what nix-store --realise --dry-run says: headlines, and below
 // each a path a line, indented.
-func parseMissing(lines []string) (m Missing) {
+func parseMissing(lines []string) (m store.Missing) {
 	var list *[]store.Path
 	for _, line := range lines {
 		item, indented := strings.CutPrefix(line, "  ")
@@ -140,19 +134,6 @@ func builderPlatforms(builders, own string, depth int) (platforms []string) {
 	}
 	slices.Sort(platforms)
 	return slices.Compact(platforms)
-}
-
-// MachinesOption returns the value of Nix' option builders for the machines that
-// file lists.
-func MachinesOption(file string) (string, error) {
-	file, err := filepath.Abs(file)
-	if err != nil {
-		return "", fmt.Errorf("read machines: %w", err)
-	}
-	if _, err := os.Stat(file); err != nil {
-		return "", fmt.Errorf("read machines: %w", err)
-	}
-	return "@" + file, nil
 }
 
 // builds tells whether something here builds for platform.

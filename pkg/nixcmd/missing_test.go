@@ -16,16 +16,16 @@ func TestParseMissing(t *testing.T) {
 	const a, b = "/nix/store/00000000000000000000000000000000-a", "/nix/store/00000000000000000000000000000000-b"
 	tests := []struct {
 		name, said string
-		want       Missing
+		want       store.Missing
 	}{
-		{"nothing", "", Missing{}},
+		{"nothing", "", store.Missing{}},
 		{"one of each, Nix 2.8 and 2.26", "this derivation will be built:\n  " + a + ".drv\nthis path will be fetched (0.50 MiB download, 1.25 MiB unpacked):\n  " + b,
-			Missing{[]store.Path{a + ".drv"}, []store.Path{b}, 1 << 19, 5 << 18}},
+			store.Missing{Build: []store.Path{a + ".drv"}, Fetch: []store.Path{b}, DownloadSize: 1 << 19, UnpackedSize: 5 << 18}},
 		{"several", "warning: no such cache\nthese 2 derivations will be built:\n  " + a + ".drv\n  " + b + ".drv\nthese 2 paths will be fetched (1536.00 MiB download, 3072.00 MiB unpacked):\n  " + a + "\n  " + b,
-			Missing{[]store.Path{a + ".drv", b + ".drv"}, []store.Path{a, b}, 3 << 29, 3 << 30}},
-		{"another unit", "these 1 paths will be fetched (2.0 KiB download, 1.5 GiB unpacked):\n  " + a, Missing{nil, []store.Path{a}, 2048, 3 << 29}},
-		{"no sizes", "these paths will be fetched:\n  " + a, Missing{nil, []store.Path{a}, 0, 0}},
-		{"what nobody has", "don't know how to build these paths:\n  " + a, Missing{}},
+			store.Missing{Build: []store.Path{a + ".drv", b + ".drv"}, Fetch: []store.Path{a, b}, DownloadSize: 3 << 29, UnpackedSize: 3 << 30}},
+		{"another unit", "these 1 paths will be fetched (2.0 KiB download, 1.5 GiB unpacked):\n  " + a, store.Missing{Fetch: []store.Path{a}, DownloadSize: 2048, UnpackedSize: 3 << 29}},
+		{"no sizes", "these paths will be fetched:\n  " + a, store.Missing{Fetch: []store.Path{a}}},
+		{"what nobody has", "don't know how to build these paths:\n  " + a, store.Missing{}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

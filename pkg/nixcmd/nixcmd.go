@@ -22,6 +22,7 @@ import (
 // Nix is an installation: the commands found in PATH.
 type Nix struct {
 	Options []string     // for every command: "--option", "max-jobs", "4"
+	Store   string       // the store that commands work on; empty: what Nix' settings say
 	Log     *slog.Logger // what is built; nil discards it
 
 	// Trace starts a command and calls saw for each path that it looks at, while it
@@ -43,7 +44,7 @@ const stopWait = 10 * time.Second
 const evalStopWait = time.Second
 
 func (n *Nix) command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, name, slices.Concat(args, n.Options)...)
+	cmd := exec.CommandContext(ctx, name, slices.Concat(args, n.options())...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = stopWait
 	// What a terminal interrupts is nx, which then decides what comes to an end.
@@ -51,6 +52,13 @@ func (n *Nix) command(ctx context.Context, name string, args ...string) *exec.Cm
 	// Answers are read by programs: no colours, no pager.
 	cmd.Env = append(os.Environ(), "NO_COLOR=1", "PAGER=cat")
 	return cmd
+}
+
+func (n *Nix) options() []string {
+	if n.Store == "" {
+		return n.Options
+	}
+	return slices.Concat(n.Options, []string{"--option", "store", n.Store})
 }
 
 func (n *Nix) log() *slog.Logger {
@@ -134,7 +142,7 @@ func (n *Nix) evaluate(cmd *exec.Cmd, env []string, line func(line string, pid i
 // run runs a command, here or on the machine that n is of.
 func (n *Nix) run(ctx context.Context, stdout, stderr io.Writer, name string, args ...string) error {
 	if n.Run != nil {
-		return n.Run(ctx, slices.Concat([]string{name}, args, n.Options), stdout, stderr)
+		return n.Run(ctx, slices.Concat([]string{name}, args, n.options()), stdout, stderr)
 	}
 	cmd := n.command(ctx, name, args...)
 	cmd.Stdout, cmd.Stderr = stdout, stderr

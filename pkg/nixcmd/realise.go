@@ -78,6 +78,9 @@ func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 		b.wanted[drv] = out
 		asked = append(asked, drv)
 	}
+	if err := n.take(ctx, asked); err != nil {
+		return err
+	}
 	if err := b.settle(ctx, asked); err != nil {
 		return err
 	}
@@ -116,6 +119,23 @@ func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 		for _, drv := range left {
 			b.fail(ctx, drv, "", err)
 		}
+	}
+	return nil
+}
+
+// take copies derivations, with all that they need, from the store that Nix'
+// settings name, where they were evaluated, to the one that n works on.
+func (n *Nix) take(ctx context.Context, drvs []store.Path) error {
+	if n.Store == "" || len(drvs) == 0 {
+		return nil
+	}
+	args := []string{"copy", "--extra-experimental-features", "nix-command", "--derivation", "--to", n.Store}
+	for _, drv := range drvs {
+		args = append(args, string(drv))
+	}
+	from := &Nix{Options: n.Options, Log: n.Log}
+	if _, err := from.output(ctx, "nix", args...); err != nil {
+		return fmt.Errorf("copy derivations to %s: %w", n.Store, err)
 	}
 	return nil
 }

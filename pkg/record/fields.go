@@ -36,7 +36,7 @@ var fields = []struct {
 }{
 	{Provision, []string{"machine"}},
 	{Eval, []string{"system", "drvPath", "deployment"}},
-	{Build, []string{"storePath", "closure"}},
+	{Build, []string{"plan", "storePath", "closure"}},
 	{Copy, []string{"copied"}},
 	{Activate, []string{"activation"}},
 }

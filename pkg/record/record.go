@@ -41,7 +41,7 @@ const (
 // order is the known members' order in what nx writes.
 var order = []string{
 	"nx", "kind", "type", "name", "tags", "target", "machine", "outputs", "system",
-	"drvPath", "deployment", "storePath", "closure", "copied", "activation", "error",
+	"drvPath", "deployment", "plan", "storePath", "closure", "copied", "activation", "error",
 }
 
 // A Record is one line of the stream: its members in order, each raw value as it

@@ -92,3 +92,12 @@ type Info struct {
 	CA         string // content address, empty for input-addressed paths
 	Sigs       []string
 }
+
+// Missing is what realising derivations would do. A path that a cache has is
+// fetched, whatever would make it; what that needs is not missing then.
+type Missing struct {
+	Build        []Path // derivations to be built
+	Fetch        []Path // paths to be fetched
+	DownloadSize int64  // bytes that come over the line, as Nix rounds them: to 0.01 MiB
+	UnpackedSize int64  // bytes of NARs of the same, rounded as well
+}

@@ -1,0 +1,52 @@
+package build
+
+import (
+	"context"
+
+	"nx/pkg/record"
+	"nx/pkg/store"
+)
+
+// Plan writes into the host's record what building its system would do, as "plan",
+// and does none of it. It logs each derivation and path as a detail.
+func (b *Builder) Plan(ctx context.Context, r *record.Record) error {
+	drv, err := r.DrvPath()
+	if err != nil {
+		return err
+	}
+	options, err := b.options(r)
+	if err != nil {
+		return err
+	}
+	m, err := b.Nix(options).Missing(ctx, []store.Path{drv})
+	if err != nil {
+		return err
+	}
+	for _, p := range m.Build {
+		b.Log.Debug("would build", "host", r.Name(), "drv", string(p))
+	}
+	for _, p := range m.Fetch {
+		b.Log.Debug("would fetch", "host", r.Name(), "path", string(p))
+	}
+	return r.Set("plan", struct {
+		Builds       int   `json:"builds"`
+		Fetches      int   `json:"fetches"`
+		DownloadSize int64 `json:"downloadSize"`
+		UnpackedSize int64 `json:"unpackedSize"`
+	}{len(m.Build), len(m.Fetch), m.DownloadSize, m.UnpackedSize})
+}
+
+// Total returns what building all of the hosts' systems would do, what several
+// need counted once. Hosts without a plan are left out.
+func (b *Builder) Total(ctx context.Context, hosts []*record.Record) (store.Missing, error) {
+	var drvs []store.Path
+	for _, r := range hosts {
+		if drv, err := r.DrvPath(); err == nil && r.Get("plan").Get("builds").Exists() {
+			drvs = append(drvs, drv)
+		}
+	}
+	if len(drvs) == 0 {
+		return store.Missing{}, nil
+	}
+	return b.Nix(nil).Missing(ctx, drvs)
+}
