@@ -11,16 +11,22 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"path/filepath"
 	"slices"
 	"text/tabwriter"
 
 	"nx/pkg/build"
 	"nx/pkg/cli"
+	"nx/pkg/closure"
 	"nx/pkg/network"
 	"nx/pkg/nixcmd"
+	"nx/pkg/nixserve"
 	"nx/pkg/record"
+	"nx/pkg/remote"
+	"nx/pkg/store"
 	"nx/pkg/stream"
+	"nx/pkg/target"
 )
 
 type commands struct {
@@ -32,11 +38,12 @@ type commands struct {
 type realise struct {
 	cli.Files
 	cli.Nix
-	Store      string `placeholder:"STORE" help:"Build in another store than this machine's, as Nix names it; the tools behind find the systems there by NIX_REMOTE=STORE."`
-	GCRootDir  string `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's system by a link in DIR (default: .nx/gcroots under --root)."`
-	PruneRoots bool   `help:"Remove the links of hosts that are not in the input."`
-	DryRun     bool   `help:"Say what would be built and fetched for each host, and do nothing of it."`
-	JSON       bool   `help:"With --dry-run, write records instead of a table."`
+	Store         string `placeholder:"STORE" help:"Build in another store than this machine's, as Nix names it; the tools behind find the systems there by NIX_REMOTE=STORE."`
+	GCRootDir     string `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's system by a link in DIR (default: .nx/gcroots under --root)."`
+	BuildOnTarget *bool  `negatable:"" help:"Have each host build its own system, fetching from its own caches, or none (default: what deployment.buildOnTarget says)."`
+	PruneRoots    bool   `help:"Remove the links of hosts that are not in the input."`
+	DryRun        bool   `help:"Say what would be built and fetched for each host, and do nothing of it."`
+	JSON          bool   `help:"With --dry-run, write records instead of a table."`
 }
 
 // Run is called by cli.Main after the flags are parsed.
@@ -57,9 +64,26 @@ func (c *realise) Run(ctx context.Context, p *cli.Process, flags *commands) erro
 	if err != nil {
 		return err
 	}
+	local := nixserve.Local()
+	defer local.Close()
+	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
 	b := &build.Builder{
 		Nix: func(network []string) build.Realiser {
 			return &nixcmd.Nix{Options: slices.Concat(network, options), Store: c.Store, Log: p.Log}
+		},
+		OnTarget: c.BuildOnTarget,
+		Targets: build.Targets{
+			Dial: func(ctx context.Context, t target.Target) (build.Conn, error) { return dialer.Dial(ctx, t) },
+			Open: func(ctx context.Context, serve build.Serve) (build.HostStore, error) {
+				client, err := nixserve.Open(ctx, nixserve.Run(serve))
+				if err != nil {
+					return nil, err
+				}
+				return &hostStore{client, local}, nil
+			},
+			Nix: func(run build.Command, log *slog.Logger) build.HostRealiser {
+				return &nixcmd.Nix{Run: run, Log: log}
+			},
 		},
 		Root:    p.Root,
 		RootDir: c.GCRootDir,
@@ -94,6 +118,22 @@ func (c *realise) Run(ctx context.Context, p *cli.Process, flags *commands) erro
 	return err
 }
 
+// A hostStore is the store behind a client, to which closures go from another one.
+type hostStore struct {
+	*nixserve.Client
+	from closure.Source
+}
+
+// Add is that of [build.HostStore].
+func (s *hostStore) Add(ctx context.Context, drv store.Path, known func(paths, missing int, bytes uint64)) error {
+	_, err := closure.Copy(ctx, s.from, s.Client, drv, func(added store.Path, p closure.Progress) {
+		if added == "" {
+			known(p.Paths, p.Missing, p.MissingSize)
+		}
+	})
+	return err
+}
+
 // table writes what building the hosts would do, a line for each.
 func table(ctx context.Context, out io.Writer, b *build.Builder, hosts []*record.Record) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
@@ -107,6 +147,8 @@ func table(ctx context.Context, out io.Writer, b *build.Builder, hosts []*record
 		case r.Kind() != record.KindHost:
 		case !p.Exists():
 			fmt.Fprintf(w, "%s\t-\t-\t-\t-\n", r.Name())
+		case p.Get("onTarget").Bool():
+			fmt.Fprintf(w, "%s\ton the target\t\t\t\n", r.Name())
 		default:
 			planned++
 			line(r.Name(), p.Get("builds").Int(), p.Get("fetches").Int(), p.Get("downloadSize").Int(), p.Get("unpackedSize").Int())

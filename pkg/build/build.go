@@ -1,8 +1,9 @@
 // Package build is the stage that realises the hosts' derivations: each host's
 // record gets its system's store path as soon as that is there.
 //
-// How a derivation is built is Nix'; this package decides which are built
-// together, keeps what was built, and says what failed for which host.
+// How a derivation is built is Nix', here or on the host that needs it; this package
+// decides which are built where and together, keeps what was built, and says what
+// failed for which host.
 package build
 
 import (
@@ -11,6 +12,7 @@ import (
 	"iter"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -37,15 +39,21 @@ type Builder struct {
 	// Nix returns this machine's Nix with options as its commands take them:
 	// "--option", "builders", "@/etc/nix/machines". They are those of a network's
 	// files; what the user says on the command line goes before them.
-	Nix     func(options []string) Realiser
+	Nix func(options []string) Realiser
+	// Targets are those hosts that build their systems themselves: all or none as
+	// OnTarget says, or, when it is nil, those whose network says so.
+	Targets  Targets
+	OnTarget *bool
+
 	Root    string       // where relative paths of records start
 	RootDir string       // holds a link to each host's system, named like the host
-	Jobs    int          // finished hosts looked at in parallel
+	Jobs    int          // finished hosts looked at in parallel, and hosts that build in parallel
 	Log     *slog.Logger // nil discards
 }
 
 // Run builds what is there, then what came meanwhile, and so on: one scheduler
 // at a time, so that Nix' limits hold, and the first host need not wait for the last.
+// Hosts that build by themselves do so beside it.
 func (b *Builder) Run(ctx context.Context, in iter.Seq2[*record.Record, error], emit func(*record.Record)) error {
 	if b.Log == nil {
 		b.Log = slog.New(slog.DiscardHandler)
@@ -54,11 +62,20 @@ func (b *Builder) Run(ctx context.Context, in iter.Seq2[*record.Record, error], 
 	var reading sync.WaitGroup
 	reading.Go(func() { q.fill(in) })
 	defer reading.Wait()
+	there := &targets{b: b, slots: make(chan struct{}, max(b.Jobs, 1))}
+	defer there.work.Wait()
 	for {
 		hosts := q.take(ctx)
 		if hosts == nil {
 			return ctx.Err()
 		}
+		hosts = slices.DeleteFunc(hosts, func(r *record.Record) bool {
+			if b.onTarget(r) {
+				there.start(ctx, r, q.cut, emit)
+				return true
+			}
+			return false
+		})
 		for _, group := range b.groups(hosts, emit) {
 			b.batch(ctx, group, emit)
 		}

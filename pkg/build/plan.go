@@ -14,6 +14,10 @@ func (b *Builder) Plan(ctx context.Context, r *record.Record) error {
 	if err != nil {
 		return err
 	}
+	if b.onTarget(r) {
+		// What it lacks it can tell only when it has the derivation.
+		return r.Set("plan", map[string]bool{"onTarget": true})
+	}
 	options, err := b.options(r)
 	if err != nil {
 		return err

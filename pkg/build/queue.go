@@ -19,16 +19,20 @@ type queue struct {
 	hosts []*record.Record
 	some  chan struct{} // closed with the first host after a take
 	end   chan struct{} // closed with the input
+	cut   chan struct{} // closed when the input was cut: nothing more is started
 }
 
-func newQueue() *queue { return &queue{some: make(chan struct{}), end: make(chan struct{})} }
+func newQueue() *queue {
+	return &queue{some: make(chan struct{}), end: make(chan struct{}), cut: make(chan struct{})}
+}
 
 func (q *queue) fill(in iter.Seq2[*record.Record, error]) {
 	defer close(q.end)
 	for r, err := range in {
 		q.mu.Lock()
 		if err != nil {
-			q.hosts = nil // the input was cut: nothing more is started
+			q.hosts = nil
+			close(q.cut)
 		} else if q.hosts = append(q.hosts, r); len(q.hosts) == 1 {
 			close(q.some)
 		}

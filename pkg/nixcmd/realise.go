@@ -123,6 +123,34 @@ func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out
 	return nil
 }
 
+// RealiseRooted builds drv, or fetches what it would give, and returns the path of
+// its output "out". Link names a symlink to that, which the same command makes and
+// registers, so that there is no moment at which a collection could delete it. The
+// derivation is read in this machine's store and must be in n's as well.
+func (n *Nix) RealiseRooted(ctx context.Context, drv store.Path, link func(out store.Path) string) (store.Path, error) {
+	out, err := outOf(drv)
+	if err != nil {
+		return "", noDerivation(drv, err)
+	}
+	args := []string{"--realise", "--log-format", "internal-json", "-v", string(drv), "--add-root", link(out)}
+	if !strings.HasPrefix(link(out), "/nix/var/nix/gcroots/") {
+		args = append(args, "--indirect") // since Nix 2.4 that is clear by itself
+	}
+	var failed error
+	b := newBuilds(n, func(_, _ store.Path, err error) { failed = err })
+	err = n.follow(ctx, func(line string) { b.line(ctx, line) }, "nix-store", args...)
+	switch {
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("build %s: %w", drv, ctx.Err())
+	case err == nil:
+		return out, nil
+	case b.last != "":
+		err = errors.New(b.last)
+	}
+	b.fail(ctx, drv, b.whatBroke(ctx, drv), err)
+	return "", failed
+}
+
 // take copies derivations, with all that they need, from the store that Nix'
 // settings name, where they were evaluated, to the one that n works on.
 func (n *Nix) take(ctx context.Context, drvs []store.Path) error {
@@ -377,6 +405,9 @@ func (b *builds) fail(ctx context.Context, drv, broken store.Path, err error) {
 		e.Reason, e.hint, e.log = b.reasons[broken], b.hints[broken], b.logOf(ctx, broken)
 	} else {
 		e.Reason = err.Error()
+	}
+	if b.Run != nil && otherPlatform.MatchString(e.Reason) {
+		e.hint = "it can build no such derivation: build it here, or on a machine that can (--no-build-on-target)"
 	}
 	b.done(drv, "", e)
 }
