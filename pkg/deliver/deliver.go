@@ -65,7 +65,8 @@ type Courier struct {
 // the host's name:
 //
 //	connecting       target
-//	copying closure  paths, missing and bytes: objects in the closure, those to send, their NARs' size
+//	copying closure  paths, missing and bytes: objects in the closure, those to send, their NARs' size;
+//	                 not where the host built the system and this machine does not have it
 //	copied path      (debug) path; sent and missing count objects: it is valid there now
 //	keeping          root
 //	copied           paths and bytes that were sent this time
@@ -122,14 +123,18 @@ func (c *Courier) deliver(ctx context.Context, log *slog.Logger, conn Conn, t ta
 	// How the process ends has no meaning: what it acknowledged is there.
 	defer remote.Close()
 
-	sent, err := closure.Copy(ctx, c.Local, remote, path, func(p store.Path, so closure.Progress) {
-		moved()
-		if p == "" {
-			log.Info("copying closure", "paths", so.Paths, "missing", so.Missing, "bytes", so.MissingSize)
-			return
-		}
-		log.Debug("copied path", "path", p, "sent", so.Sent, "missing", so.Missing)
-	})
+	var sent closure.Progress
+	there, err := c.onlyThere(ctx, remote, path)
+	if err == nil && !there {
+		sent, err = closure.Copy(ctx, c.Local, remote, path, func(p store.Path, so closure.Progress) {
+			moved()
+			if p == "" {
+				log.Info("copying closure", "paths", so.Paths, "missing", so.Missing, "bytes", so.MissingSize)
+				return
+			}
+			log.Debug("copied path", "path", p, "sent", so.Sent, "missing", so.Missing)
+		})
+	}
 	if err != nil {
 		return &copyError{path, err}
 	}
@@ -139,6 +144,17 @@ func (c *Courier) deliver(ctx context.Context, log *slog.Logger, conn Conn, t ta
 	}
 	log.Info("copied", "paths", sent.Sent, "bytes", sent.SentSize)
 	return nil
+}
+
+// onlyThere tells whether the host has the system and this machine has not, as when
+// the host built it; then it is locked there. A valid path has all it refers to.
+func (c *Courier) onlyThere(ctx context.Context, remote Store, path store.Path) (bool, error) {
+	here, err := c.Local.QueryPathInfos(ctx, []store.Path{path})
+	if err != nil || len(here) > 0 {
+		return false, err
+	}
+	there, err := remote.QueryValidPaths(ctx, []store.Path{path}, true, false)
+	return len(there) > 0, err
 }
 
 // patience is how long nothing may move before somebody who waits is told why.

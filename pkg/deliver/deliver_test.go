@@ -39,6 +39,7 @@ type host struct {
 	dialErr error
 	refuses string // AddToStoreNar's error
 	there   bool   // the system is
+	gone    bool   // it is not in the local store
 	status  int    // of nix-store --realise
 
 	complaints int             // of nix-store --realise, before its error
@@ -87,6 +88,9 @@ func (h *host) QueryClosure(context.Context, []store.Path) ([]store.Path, error)
 }
 
 func (h *host) QueryPathInfos(context.Context, []store.Path) ([]store.Info, error) {
+	if h.gone {
+		return nil, nil
+	}
 	return []store.Info{{Path: system, NarSize: 120}}, nil
 }
 
@@ -134,6 +138,8 @@ func TestHost(t *testing.T) {
 		{name: "all is missing", in: in, want: done,
 			log: []string{"dial 10.0.0.1", serve, "ask for 1, lock true", "add nixos-system-web1", keep, "close store", "hang up"}},
 		{name: "all is there", host: host{there: true}, in: in, want: done,
+			log: []string{"dial 10.0.0.1", serve, "ask for 1, lock true", keep, "close store", "hang up"}},
+		{name: "the host built it", host: host{there: true, gone: true}, in: in, want: done,
 			log: []string{"dial 10.0.0.1", serve, "ask for 1, lock true", keep, "close store", "hang up"}},
 		{name: "sudo", host: host{there: true},
 			in:   `{"nx":1,"name":"web1","target":{"host":"h","user":"joe","sudo":["doas","-u","a b"]},"storePath":"` + string(system) + `"}`,
