@@ -214,10 +214,14 @@ func (e *Evaluator) apply(ctx context.Context, r *record.Record, s network.Syste
 	if err := r.AddTags(s.Tags...); err != nil {
 		return err
 	}
+	deployment, err := e.fromRoot(s.Deployment)
+	if err != nil {
+		return err
+	}
 	for _, m := range []record.Member{
 		{Key: "system", Value: s.Platform},
 		{Key: "drvPath", Value: s.DrvPath},
-		{Key: "deployment", Value: s.Deployment},
+		{Key: "deployment", Value: deployment},
 	} {
 		if err := r.Set(m.Key, m.Value); err != nil {
 			return err
@@ -266,6 +270,31 @@ func listed(tags []string) string {
 		return "none"
 	}
 	return strings.Join(tags, " ")
+}
+
+// fromRoot returns a deployment with the names of files below the root relative to
+// it: where the user's checkout is has no place in a record.
+func (e *Evaluator) fromRoot(deployment json.RawMessage) (json.RawMessage, error) {
+	file := gjson.GetBytes(deployment, "machinesFile").Str
+	if file == "" {
+		return deployment, nil
+	}
+	root, err := filepath.Abs(e.Root)
+	if err != nil {
+		return nil, fmt.Errorf("find machinesFile from the root: %w", err)
+	}
+	below, err := filepath.Rel(root, file)
+	if err != nil || !filepath.IsLocal(below) {
+		return deployment, nil // it is elsewhere, under a name of its own
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(deployment, &members); err != nil {
+		return nil, fmt.Errorf("read deployment: %w", err)
+	}
+	if members["machinesFile"], err = json.Marshal(below); err != nil {
+		return nil, fmt.Errorf("write deployment: %w", err)
+	}
+	return json.Marshal(members) // sorted, as Nix has them
 }
 
 // checkSources refuses systems that have something of nx's own folder among their

@@ -339,7 +339,8 @@ func (b *builds) failed(ctx context.Context, msg string) {
 			b.reasons[drv] = reason(msg)
 		}
 		for _, a := range b.running {
-			if a.drv == drv {
+			// What a builder runs is told of twice, and one of them has the log.
+			if before := b.broken[drv]; a.drv == drv && (before == nil || before.log.Len() == 0) {
 				b.broken[drv] = a
 			}
 		}

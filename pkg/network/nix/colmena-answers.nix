@@ -1,4 +1,5 @@
-# What nx asks of a machine of colmena's, however it was evaluated: { <name>.config }.
+# What nx asks of a machine of colmena's, however it was evaluated: { <name>.config },
+# and for its system also what the hive's meta says.
 let
   record = import ./record.nix;
 
@@ -21,7 +22,7 @@ in
       };
     };
 
-  system = nodes: name:
+  system = { machinesFile ? null, ... }: nodes: name:
     let
       inherit (nodes.${name}) config;
       inherit (config.system.build) toplevel;
@@ -30,8 +31,10 @@ in
       inherit (toplevel) drvPath system;
       inherit (cfg) tags;
       target = targetOf cfg;
-      deployment = {
+      deployment = record.given {
         inherit (cfg) allowLocalDeployment buildOnTarget replaceUnknownProfiles;
+        # Its name, rather than a copy of it in the store.
+        machinesFile = if machinesFile == null then null else toString machinesFile;
         keys = builtins.mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ]) cfg.keys;
       };
     };

@@ -96,7 +96,6 @@ in
     machines = machineNames;
     resources = [ ];
     warnings = lib.optional (!meta.allowApplyAll) "meta.allowApplyAll does nothing here: choose hosts by --on"
-      ++ lib.optional (meta.machinesFile != null) "meta.machinesFile does nothing here: it is Nix' option builders"
       ++ lib.optional (meta.facts && hermetic) "meta.facts does nothing here: no facts enter a flake";
   };
 
@@ -105,6 +104,6 @@ in
   machine = {
     describe = answers.describe light;
     describeFully = answers.describe unchecked;
-    system = name: answers.system nodes name // { ofOthers = takesFacts && known.ofOthers name nodes.${name}.config; };
+    system = name: answers.system meta nodes name // { ofOthers = takesFacts && known.ofOthers name nodes.${name}.config; };
   };
 }

@@ -124,7 +124,7 @@ let
       machine = rec {
         describe = colmenaAnswers.describe hive.nodes;
         describeFully = describe;
-        system = colmenaAnswers.system hive.nodes;
+        system = colmenaAnswers.system (hive.metaConfig or { }) hive.nodes;
       };
     };
 
