@@ -10,11 +10,11 @@ import (
 // Types of activities and results, and a level, in Nix' internal-json log
 // (src/libutil/logging.hh). The numbers are the same from Nix 2.0 to 2.31.
 const (
-	actCopyPath     = 100
+	actCopyPath     = 100 // fields: path, from, to
 	actFileTransfer = 101
 	actCopyPaths    = 103
 	actBuilds       = 104
-	actBuild        = 105
+	actBuild        = 105 // fields: derivation, builder or ""
 
 	resBuildLogLine  = 101
 	resProgress      = 105
@@ -31,11 +31,11 @@ type event struct {
 	id     string // the activity's
 	typ    int64  // of the activity, or of the result
 	level  int64  // of a message
-	text   string // the message, without colours and "error: "
+	text   string // of a start or a message, without colours and "error: "
 	fields []gjson.Result
 }
 
-// text returns the field that is a string, empty when there is none.
+// field returns the one that is a string, empty when there is none.
 func (e *event) field(i int) string {
 	if i >= len(e.fields) || e.fields[i].Type != gjson.String {
 		return ""
@@ -62,7 +62,7 @@ func parseEvent(line string) (e event, ok bool) {
 		return event{}, false
 	}
 	v := gjson.Parse(raw)
-	e = event{action: v.Get("action").Str, id: v.Get("id").Raw, typ: v.Get("type").Int(), level: v.Get("level").Int()}
+	e = event{action: v.Get("action").Str, id: v.Get("id").Raw, typ: v.Get("type").Int(), level: v.Get("level").Int(), text: v.Get("text").Str}
 	if f := v.Get("fields"); f.IsArray() {
 		e.fields = f.Array()
 	}

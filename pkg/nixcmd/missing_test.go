@@ -77,99 +77,77 @@ func TestBuilderPlatforms(t *testing.T) {
 }
 
 func TestCapacity(t *testing.T) {
-	needNix(t)
-	for _, nix := range nixes(t) {
-		t.Run(nix.version, func(t *testing.T) {
-			nix.use(t)
-			n := &Nix{Options: []string{"--option", "builders", "arm aarch64-linux", "--option", "extra-platforms", "pdp-11"}}
-			c, err := n.capacity(t.Context())
-			if err != nil || c.unknown {
-				t.Fatalf("capacity %+v, error %v", c, err)
+	onEachNix(t, func(t *testing.T) {
+		n := &Nix{Options: []string{"--option", "builders", "arm aarch64-linux", "--option", "extra-platforms", "pdp-11"}}
+		c, err := n.capacity(t.Context())
+		if err != nil || c.unknown {
+			t.Fatalf("capacity %+v, error %v", c, err)
+		}
+		for platform, want := range map[string]bool{c.local[0]: true, "pdp-11": true, "aarch64-linux": true, "builtin": true, "vax-ultrix": false} {
+			if c.builds(platform) != want {
+				t.Errorf("builds for %s: %v, want %v", platform, !want, want)
 			}
-			for platform, want := range map[string]bool{c.local[0]: true, "pdp-11": true, "aarch64-linux": true, "builtin": true, "vax-ultrix": false} {
-				if c.builds(platform) != want {
-					t.Errorf("builds for %s: %v, want %v", platform, !want, want)
-				}
-			}
-			n.Options = []string{"--option", "store", "ssh-ng://elsewhere"}
-			if c, err := n.capacity(t.Context()); err != nil || !c.builds("vax-ultrix") {
-				t.Errorf("capacity of a store elsewhere is %+v, %v, want it unknown", c, err)
-			}
-		})
-	}
+		}
+		n.Options = []string{"--option", "store", "ssh-ng://elsewhere"}
+		if c, err := n.capacity(t.Context()); err != nil || !c.builds("vax-ultrix") {
+			t.Errorf("capacity of a store elsewhere is %+v, %v, want it unknown", c, err)
+		}
+	})
 }
-
-// A nixVersion is one of the installations that tests run with.
-type nixVersion struct{ version, path string }
-
-// nixes returns the installed Nix and, where there is one, the newer.
-func nixes(t *testing.T) []nixVersion {
-	all := []nixVersion{{"installed", os.Getenv("PATH")}}
-	if dir := os.Getenv("NXTEST_NIX_NEW"); dir != "" {
-		all = append(all, nixVersion{"new", filepath.Join(dir, "bin") + ":" + os.Getenv("PATH")})
-	}
-	return all
-}
-
-func (v nixVersion) use(t *testing.T) { t.Setenv("PATH", v.path) }
 
 // What would be built and fetched is told without doing it, and then done; both
 // versions of Nix count the same.
 func TestMissing(t *testing.T) {
-	needNix(t)
-	for _, nix := range nixes(t) {
-		t.Run(nix.version, func(t *testing.T) {
-			nix.use(t)
-			cache := "file://" + t.TempDir()
-			drvs := instantiate(t, `rec {
+	onEachNix(t, func(t *testing.T) {
+		cache := "file://" + t.TempDir()
+		drvs := instantiate(t, `rec {
 				cached = drv "cached" "od -N 300000 /dev/urandom > $out" [ ];
 				web = drv "web" "echo $needs > $out" [ cached (drv "lib" "echo lib > $out" [ ]) ];
 			}`)
-			n := &Nix{}
-			realise := func(name string) (out store.Path) {
-				t.Helper()
-				if err := n.Realise(t.Context(), []store.Path{drvs[name]}, func(_, o store.Path, err error) {
-					if out = o; err != nil {
-						t.Error(err)
-					}
-				}); err != nil {
-					t.Fatal(err)
+		n := &Nix{}
+		realise := func(name string) (out store.Path) {
+			t.Helper()
+			if err := n.Realise(t.Context(), []store.Path{drvs[name]}, func(_, o store.Path, err error) {
+				if out = o; err != nil {
+					t.Error(err)
 				}
-				return out
-			}
-			// What a cache has was built once, and is gone from here.
-			cached := realise("cached")
-			before, err := os.ReadFile(string(cached))
-			if err != nil {
+			}); err != nil {
 				t.Fatal(err)
 			}
-			for _, args := range [][]string{{"nix", "--extra-experimental-features", "nix-command", "copy", "--to", cache, string(cached)}, {"nix-store", "--delete", string(cached)}} {
-				if _, err := n.output(t.Context(), args[0], args[1:]...); err != nil {
-					t.Fatal(err)
-				}
+			return out
+		}
+		// What a cache has was built once, and is gone from here.
+		cached := realise("cached")
+		before, err := os.ReadFile(string(cached))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"nix", "--extra-experimental-features", "nix-command", "copy", "--to", cache, string(cached)}, {"nix-store", "--delete", string(cached)}} {
+			if _, err := n.output(t.Context(), args[0], args[1:]...); err != nil {
+				t.Fatal(err)
 			}
-			n.Options = []string{"--option", "substituters", cache, "--option", "require-sigs", "false"}
-			m, err := n.Missing(t.Context(), []store.Path{drvs["web"]})
-			if err != nil || len(m.Build) != 2 || fmt.Sprint(m.Fetch) != fmt.Sprint([]store.Path{cached}) || m.DownloadSize == 0 || m.UnpackedSize <= m.DownloadSize {
-				t.Fatalf("missing %+v, error %v, want lib and web to build and %s to fetch", m, err, cached)
+		}
+		n.Options = []string{"--option", "substituters", cache, "--option", "require-sigs", "false"}
+		m, err := n.Missing(t.Context(), []store.Path{drvs["web"]})
+		if err != nil || len(m.Build) != 2 || fmt.Sprint(m.Fetch) != fmt.Sprint([]store.Path{cached}) || m.DownloadSize == 0 || m.UnpackedSize <= m.DownloadSize {
+			t.Fatalf("missing %+v, error %v, want lib and web to build and %s to fetch", m, err, cached)
+		}
+		if _, err := os.Stat(string(cached)); err == nil {
+			t.Error("asking fetched it")
+		}
+		var events []string
+		n.Log = logged(&events)
+		realise("web")
+		if after, err := os.ReadFile(string(cached)); err != nil || string(after) != string(before) {
+			t.Errorf("what the cache has was not fetched: %v", err)
+		}
+		for _, want := range []string{fmt.Sprintf("realising builds=2 fetches=1 download=%d", m.DownloadSize), "fetching done=1 all=1", "building done=2 all=2"} {
+			if !slices.Contains(events, want) {
+				t.Errorf("events lack %q:\n%s", want, strings.Join(events, "\n"))
 			}
-			if _, err := os.Stat(string(cached)); err == nil {
-				t.Error("asking fetched it")
-			}
-			var events []string
-			n.Log = logged(&events)
-			realise("web")
-			if after, err := os.ReadFile(string(cached)); err != nil || string(after) != string(before) {
-				t.Errorf("what the cache has was not fetched: %v", err)
-			}
-			if want := fmt.Sprintf("realising builds=2 fetches=1 download=%d", m.DownloadSize); !slices.Contains(events, want) || !slices.ContainsFunc(events, func(e string) bool {
-				return strings.HasPrefix(e, "progress building=0 built=2 failed=0 builds=2 fetching=0 fetched=1 fetches=1 ")
-			}) {
-				t.Errorf("events lack %q or all of the progress:\n%s", want, strings.Join(events, "\n"))
-			}
-			if m, err := n.Missing(t.Context(), []store.Path{drvs["web"]}); err != nil || len(m.Build)+len(m.Fetch) != 0 {
-				t.Errorf("missing %+v, error %v, want nothing", m, err)
-			}
-		})
-	}
+		}
+		if m, err := n.Missing(t.Context(), []store.Path{drvs["web"]}); err != nil || len(m.Build)+len(m.Fetch) != 0 {
+			t.Errorf("missing %+v, error %v, want nothing", m, err)
+		}
+	})
 }

@@ -29,6 +29,23 @@ func needNix(t *testing.T) {
 	t.Setenv("NIX_CONFIG", "sandbox = false\nbuild-users-group =\nsubstituters =\n"+os.Getenv("NIX_CONFIG"))
 }
 
+// onEachNix runs the test with the installed Nix and, where there is one, the newer.
+func onEachNix(t *testing.T, test func(t *testing.T)) {
+	needNix(t)
+	t.Run("installed", test)
+	t.Run("new", func(t *testing.T) {
+		dir := os.Getenv("NXTEST_NIX_NEW")
+		if dir == "" {
+			if slices.Contains(strings.Split(os.Getenv("NXTEST_REQUIRE"), ","), "nix-new") {
+				t.Fatal("nix-new is required: NXTEST_NIX_NEW is not set")
+			}
+			t.Skip("SKIPPED, needs nix-new: NXTEST_NIX_NEW is not set")
+		}
+		t.Setenv("PATH", filepath.Join(dir, "bin")+":"+os.Getenv("PATH"))
+		test(t)
+	})
+}
+
 // instantiate writes the derivations of an expression; salt makes them new.
 func instantiate(t *testing.T, expression string) map[string]store.Path {
 	t.Helper()
@@ -54,8 +71,9 @@ func instantiate(t *testing.T, expression string) map[string]store.Path {
 
 const wantForeignHint = `have this machine emulate it (boot.binfmt.emulatedSystems = [ "vax-ultrix" ]; on NixOS), name a machine that builds for it (--builders, or /etc/nix/machines), or let the host build (--build-on-target)`
 
-func TestRealise(t *testing.T) {
-	needNix(t)
+func TestRealise(t *testing.T) { onEachNix(t, testRealise) }
+
+func testRealise(t *testing.T) {
 	drvs := instantiate(t, `rec {
 		shared = drv "shared" "echo shared > $out" [ ];
 		broken = drv "broken" "echo about to break; exit 3" [ ];
@@ -128,8 +146,9 @@ func TestRealise(t *testing.T) {
 
 // A derivation for a platform that nobody here builds for would end nix-store at
 // once: it is not tried, and the others are built all the same.
-func TestRealiseBesidesForeign(t *testing.T) {
-	needNix(t)
+func TestRealiseBesidesForeign(t *testing.T) { onEachNix(t, testRealiseBesidesForeign) }
+
+func testRealiseBesidesForeign(t *testing.T) {
 	drvs := instantiate(t, `let foreign = name: derivation { inherit name salt; system = "vax-ultrix"; builder = "/bin/sh"; }; in {
 		foreign1 = foreign "foreign1";
 		foreign2 = foreign "foreign2";
@@ -152,8 +171,9 @@ func TestRealiseBesidesForeign(t *testing.T) {
 
 // Each output is told of while others are still built: here one build waits
 // for the test to have seen the other.
-func TestRealiseAsBuilt(t *testing.T) {
-	needNix(t)
+func TestRealiseAsBuilt(t *testing.T) { onEachNix(t, testRealiseAsBuilt) }
+
+func testRealiseAsBuilt(t *testing.T) {
 	fifo := filepath.Join(t.TempDir(), "seen")
 	if out, err := exec.Command("mkfifo", fifo).CombinedOutput(); err != nil {
 		t.Fatalf("mkfifo: %v: %s", err, out)
@@ -180,8 +200,9 @@ func TestRealiseAsBuilt(t *testing.T) {
 	}
 }
 
-func TestRealiseCancelled(t *testing.T) {
-	needNix(t)
+func TestRealiseCancelled(t *testing.T) { onEachNix(t, testRealiseCancelled) }
+
+func testRealiseCancelled(t *testing.T) {
 	fifo := filepath.Join(t.TempDir(), "never")
 	if out, err := exec.Command("mkfifo", fifo).CombinedOutput(); err != nil {
 		t.Fatalf("mkfifo: %v: %s", err, out)
@@ -201,8 +222,9 @@ func TestRealiseCancelled(t *testing.T) {
 	}
 }
 
-func TestAddRootAndClosure(t *testing.T) {
-	needNix(t)
+func TestAddRootAndClosure(t *testing.T) { onEachNix(t, testAddRootAndClosure) }
+
+func testAddRootAndClosure(t *testing.T) {
 	drvs := instantiate(t, `rec {
 		leaf = drv "leaf" "echo leaf > $out" [ ];
 		top = drv "top" "echo $needs > $out" [ leaf ];

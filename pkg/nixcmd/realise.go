@@ -62,7 +62,16 @@ func noDerivation(drv store.Path, err error) error {
 	return fmt.Errorf("build %s: %w", drv, err)
 }
 
-// Realise builds drvs, or fetches what they would give, with one scheduler. It
+// Realise builds drvs, or fetches what they would give, with one scheduler. It logs
+//
+//	realising  builds and fetches: how many there are to be; download: bytes
+//	building   drv, on: a builder
+//	fetching   path, from: a binary cache
+//	sending    (debug) path, to: a builder
+//	output     (debug) drv, line: what its build says
+//
+// and, as details, how far all of it is: building and fetching with done and all,
+// which the events above have as well, and unpacking with doneBytes and allBytes. It
 // calls done once for each derivation, from one goroutine: with the path of the
 // output "out" as soon as that is valid, or with the error of that derivation. The
 // returned error is of Nix as a whole; then some derivations were not done.
@@ -262,17 +271,22 @@ func (b *builds) start(e event) {
 	switch e.typ {
 	case actBuild:
 		if drv := e.field(0); drv != "" {
-			a := &activity{drv: store.Path(drv)}
-			b.running[e.id] = a
-			p := b.tally.progress()
-			args := []any{"drv", a.drv, "built", p.Built, "builds", p.Builds}
+			b.running[e.id] = &activity{drv: store.Path(drv)}
+			args := []any{"drv", drv}
 			if machine := e.field(1); machine != "" {
 				args = append(args, "on", machine)
 			}
-			b.log().Info("building", args...)
+			p := b.tally.progress()
+			b.log().Info("building", append(args, "done", p.Built, "all", p.Builds)...)
 		}
 	case actCopyPath:
-		b.log().Debug("fetching", "path", e.field(0), "from", e.field(1))
+		// The message alone says which of the two stores is this one.
+		if !strings.Contains(e.text, "' from '") {
+			b.log().Debug("sending", "path", e.field(0), "to", e.field(2))
+			return
+		}
+		p := b.tally.progress()
+		b.log().Info("fetching", "path", e.field(0), "from", e.field(1), "done", p.Fetched, "all", p.Fetches)
 	}
 }
 
@@ -287,34 +301,35 @@ func (b *builds) result(ctx context.Context, e event) {
 	}
 }
 
-// report logs how far it is: when a build or a fetch begins or ends, and for each
+// report logs how far all of it is: when a build or a fetch has ended, and for each
 // hundredth of the bytes.
 func (b *builds) report(ctx context.Context) {
 	p := b.tally.progress()
-	if p == b.said {
-		return
-	}
 	// The activity of a wanted derivation stops only when all have, but the count
 	// of finished builds goes up when its output is there.
 	if p.Built > b.said.Built {
 		b.settleRunning(ctx)
 	}
-	counts := func(p Progress) Progress {
-		p.Downloaded = percent(p.Downloaded, p.Download)
-		p.Unpacked = percent(p.Unpacked, p.Unpack)
-		return p
+	step := func(name string, was, is [2]int64, done, all string) {
+		if was != is {
+			b.log().Debug(name, done, is[0], all, is[1])
+		}
 	}
-	if counts(p) != counts(b.said) {
-		b.log().Debug("progress", "building", p.Building, "built", p.Built, "failed", p.Failed, "builds", p.Builds,
-			"fetching", p.Fetching, "fetched", p.Fetched, "fetches", p.Fetches, "downloaded", p.Downloaded, "download", p.Download,
-			"unpacked", p.Unpacked, "unpack", p.Unpack)
-		b.said = p
+	step("building", [2]int64{b.said.Built, b.said.Builds}, [2]int64{p.Built, p.Builds}, "done", "all")
+	step("fetching", [2]int64{b.said.Fetched, b.said.Fetches}, [2]int64{p.Fetched, p.Fetches}, "done", "all")
+	unpacked := b.said
+	if percent(p.Unpacked, p.Unpack) != percent(unpacked.Unpacked, unpacked.Unpack) {
+		step("unpacking", [2]int64{unpacked.Unpacked, unpacked.Unpack}, [2]int64{p.Unpacked, p.Unpack}, "doneBytes", "allBytes")
+		unpacked = p
 	}
+	b.said = p
+	b.said.Unpacked, b.said.Unpack = unpacked.Unpacked, unpacked.Unpack
 }
 
+// percent returns how many hundredths of all part is; 0 when nothing is known.
 func percent(part, all int64) int64 {
 	if all < 100 {
-		return part
+		return 0
 	}
 	return part / (all / 100)
 }
