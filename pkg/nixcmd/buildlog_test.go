@@ -69,9 +69,9 @@ func TestRecordedLogs(t *testing.T) {
 				t.Errorf("in the end\n got %+v\nwant %+v", got, want)
 			}
 			for _, want := range []string{
-				"fetching path=cached from=file:///var/cache done=0 all=1", "unpacking doneBytes=327680 allBytes=1200120", "fetching done=1 all=1",
+				"fetching path=cached from=file:///var/cache done=0 all=1", "unpacking doneBytes=327680 allBytes=1200120", "fetching done=1 all=1 running=0",
 				"building drv=broken.drv done=0", "output drv=broken.drv line=about to break", "building drv=lib.drv done=0 all=2",
-				"building done=1 all=2", "building drv=web.drv done=1 all=2", "building done=2 all=2",
+				"building done=1 all=2 running=1", "building drv=web.drv done=1 all=2", "building done=2 all=2 running=0",
 			} {
 				if !slices.ContainsFunc(events, func(e string) bool { return strings.HasPrefix(e, want) }) {
 					t.Errorf("events lack %q:\n%s", want, strings.Join(events, "\n"))

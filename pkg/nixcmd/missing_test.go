@@ -141,7 +141,7 @@ func TestMissing(t *testing.T) {
 		if after, err := os.ReadFile(string(cached)); err != nil || string(after) != string(before) {
 			t.Errorf("what the cache has was not fetched: %v", err)
 		}
-		for _, want := range []string{fmt.Sprintf("realising builds=2 fetches=1 download=%d", m.DownloadSize), "fetching done=1 all=1", "building done=2 all=2"} {
+		for _, want := range []string{fmt.Sprintf("realising builds=2 fetches=1 download=%d", m.DownloadSize), "fetching done=1 all=1 running=0", "building done=2 all=2 running=0"} {
 			if !slices.Contains(events, want) {
 				t.Errorf("events lack %q:\n%s", want, strings.Join(events, "\n"))
 			}

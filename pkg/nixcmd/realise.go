@@ -71,8 +71,8 @@ func noDerivation(drv store.Path, err error) error {
 //	output     (debug) drv, line: what its build says
 //
 // and, as details, how far all of it is: building and fetching with done and all,
-// which the events above have as well, and unpacking with doneBytes and allBytes. It
-// calls done once for each derivation, from one goroutine: with the path of the
+// which the events above have as well, and running, how many are in work; unpacking
+// with doneBytes and allBytes. It calls done once for each derivation, from one goroutine: with the path of the
 // output "out" as soon as that is valid, or with the error of that derivation. The
 // returned error is of Nix as a whole; then some derivations were not done.
 func (n *Nix) Realise(ctx context.Context, drvs []store.Path, done func(drv, out store.Path, err error)) error {
@@ -310,20 +310,20 @@ func (b *builds) report(ctx context.Context) {
 	if p.Built > b.said.Built {
 		b.settleRunning(ctx)
 	}
-	step := func(name string, was, is [2]int64, done, all string) {
+	step := func(name string, was, is [3]int64) {
 		if was != is {
-			b.log().Debug(name, done, is[0], all, is[1])
+			b.log().Debug(name, "done", is[0], "all", is[1], "running", is[2])
 		}
 	}
-	step("building", [2]int64{b.said.Built, b.said.Builds}, [2]int64{p.Built, p.Builds}, "done", "all")
-	step("fetching", [2]int64{b.said.Fetched, b.said.Fetches}, [2]int64{p.Fetched, p.Fetches}, "done", "all")
-	unpacked := b.said
-	if percent(p.Unpacked, p.Unpack) != percent(unpacked.Unpacked, unpacked.Unpack) {
-		step("unpacking", [2]int64{unpacked.Unpacked, unpacked.Unpack}, [2]int64{p.Unpacked, p.Unpack}, "doneBytes", "allBytes")
-		unpacked = p
-	}
+	was := b.said
+	step("building", [3]int64{was.Built, was.Builds, was.Building}, [3]int64{p.Built, p.Builds, p.Building})
+	step("fetching", [3]int64{was.Fetched, was.Fetches, was.Fetching}, [3]int64{p.Fetched, p.Fetches, p.Fetching})
 	b.said = p
-	b.said.Unpacked, b.said.Unpack = unpacked.Unpacked, unpacked.Unpack
+	if percent(p.Unpacked, p.Unpack) == percent(was.Unpacked, was.Unpack) {
+		b.said.Unpacked, b.said.Unpack = was.Unpacked, was.Unpack
+		return
+	}
+	b.log().Debug("unpacking", "doneBytes", p.Unpacked, "allBytes", p.Unpack)
 }
 
 // percent returns how many hundredths of all part is; 0 when nothing is known.
