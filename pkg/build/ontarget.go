@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -104,6 +105,26 @@ func (t *targets) start(ctx context.Context, r *record.Record, cut <-chan struct
 	})
 }
 
+// watched is run on a host for each of Nix' commands there.
+//
+//go:embed watched.sh
+var watched string
+
+// connect connects to t, or else to the target before it, and returns which it is.
+func (b *Builder) connect(ctx context.Context, log *slog.Logger, t target.Target) (Conn, target.Target, error) {
+	log.Info("connecting", "target", t.Host)
+	conn, err := b.Targets.Dial(ctx, t)
+	if err == nil || t.Previous == nil || ctx.Err() != nil {
+		return conn, t, err
+	}
+	log.Info("connecting", "target", t.Previous.Host, "previous", true, "error", err)
+	conn, before := b.Targets.Dial(ctx, *t.Previous)
+	if before != nil {
+		return nil, t, fmt.Errorf("%w; and as it was reached before: %w", err, before)
+	}
+	return conn, *t.Previous, nil
+}
+
 // there has the host build its system: its derivation goes there with all it
 // needs, and the host's Nix fetches from the host's caches what they have and
 // builds the rest. The protocol by which the derivation goes could build it as
@@ -123,8 +144,7 @@ func (b *Builder) there(ctx context.Context, r *record.Record) error {
 		return err
 	}
 	log := b.Log.With("host", r.Name())
-	log.Info("connecting", "target", t.Host)
-	conn, err := b.Targets.Dial(ctx, t)
+	conn, t, err := b.connect(ctx, log, t)
 	if err != nil {
 		return err
 	}
@@ -155,7 +175,9 @@ func (b *Builder) there(ctx context.Context, r *record.Record) error {
 		return fmt.Errorf("copy %s to %s: %w", drv, t.Host, err)
 	}
 	nix := b.Targets.Nix(func(ctx context.Context, argv []string, stdout, stderr io.Writer) error {
-		return run(ctx, argv, nil, stdout, stderr)
+		open, end := io.Pipe()
+		defer end.Close()
+		return run(ctx, append([]string{"/bin/sh", "-c", watched, "nx-build"}, argv...), open, stdout, stderr)
 	}, log)
 	out, err := nix.RealiseRooted(ctx, drv, func(out store.Path) string { return root(t, out) })
 	if err != nil {

@@ -34,6 +34,7 @@ type journal struct {
 	lines []string
 	attrs string
 	root  *journal
+	on    func(line string)
 }
 
 func (j *journal) Enabled(context.Context, slog.Level) bool { return true }
@@ -56,6 +57,9 @@ func (j *journal) Handle(_ context.Context, r slog.Record) error {
 	root.mu.Lock()
 	defer root.mu.Unlock()
 	root.lines = append(root.lines, line)
+	if root.on != nil {
+		root.on(line)
+	}
 	return nil
 }
 
@@ -324,6 +328,45 @@ func TestOnTargetUntrusted(t *testing.T) {
 	defer local.Close()
 	if _, err := local.QueryClosure(t.Context(), []store.Path{out}); err == nil {
 		t.Errorf("%s is here", out)
+	}
+}
+
+// When nx-build is told to stop, so is the build on the host: it does not go on for
+// nobody, and the next run does not wait for it.
+func TestOnTargetInterrupted(t *testing.T) {
+	drvs := derivations(t, `{ slow = sh "slow" "echo begun; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo > $out"; }`)
+	h := testhost.Start(t, 1)[0]
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	j := &journal{on: func(line string) {
+		if line == "h1: output drv=slow.drv line=begun" {
+			cancel(errors.New("interrupted by SIGINT"))
+		}
+	}}
+	r := onHost(t, h, drvs["slow"])
+	if err := builder(t, j).Run(ctx, all(r), func(*record.Record) {}); err != nil {
+		t.Errorf("error %v: its input had ended", err)
+	}
+	if !strings.HasPrefix(r.Message(), "interrupted by SIGINT: build "+string(drvs["slow"])) {
+		t.Errorf("%s", r.Bytes())
+	}
+	// Neither Nix nor what it built with is left.
+	inside(t, h, `while grep -qsaE '^nix-store|/tmp/[g]o ' /proc/[0-9]*/cmdline; do :; done`)
+	inside(t, h, "touch /tmp/go")
+	if r := built(t, builder(t, &journal{}), onHost(t, h, drvs["slow"]))["h1"]; r.Failed() {
+		t.Errorf("%s", r.Bytes())
+	}
+}
+
+// The target as it was reached before is tried when it is not reached as it is now.
+func TestOnTargetPrevious(t *testing.T) {
+	drvs := derivations(t, `{ web = sh "web" "echo > $out"; }`)
+	h := testhost.Start(t, 1)[0]
+	r := onHost(t, h, drvs["web"])
+	previous := json.RawMessage(r.Get("target").Raw)
+	check(t, r.Merge("target", record.Member{Key: "port", Value: 1}, record.Member{Key: "previous", Value: previous}))
+	if r := built(t, builder(t, &journal{}), r)["h1"]; r.Failed() {
+		t.Errorf("%s", r.Bytes())
 	}
 }
 

@@ -2,7 +2,6 @@ package nixcmd
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,17 +31,21 @@ func (e *BuildError) Hint() string {
 		return e.hint
 	}
 	if m := otherPlatform.FindStringSubmatch(e.Reason); m != nil {
-		if m[1] != "" && m[1] != m[4] {
+		if m[1] != "" && m[1] != m[3] {
 			return foreignHint(m[1])
 		}
-		return fmt.Sprintf("it needs what the machines that may build it lack (requiredSystemFeatures: %s): name one that has it (--builders, or /etc/nix/machines), or set system-features of one that does", cmp.Or(m[2], "see nix show-derivation "+m[3]))
+		features := "requiredSystemFeatures"
+		if m[2] != "" {
+			features += " " + m[2]
+		}
+		return fmt.Sprintf("no machine that may build it has what it needs (%s): name one that has (--builders, or /etc/nix/machines), or say that this one has (--option system-features)", features)
 	}
 	return ""
 }
 
 // "a 'aarch64-linux' with features {} is required to build 'DRV', but I am a 'x86_64-linux' …",
 // later "Cannot build 'DRV': required system or feature not available".
-var otherPlatform = regexp.MustCompile(`a '([^']*)' with features \{(.*?)\} is required to build '([^']*)', but I am a '([^']*)'|required system or feature not available`)
+var otherPlatform = regexp.MustCompile(`a '([^']*)' with features \{(.*?)\} is required to build '[^']*', but I am a '([^']*)'|required system or feature not available`)
 
 // errNoDerivation is the error of a derivation that was collected as garbage,
 // or was evaluated on another machine.
