@@ -26,7 +26,8 @@ type Realiser interface {
 	// soon as it is: with the output "out", or with why it failed. The returned
 	// error is of the scheduler; those not done then were not built.
 	Realise(ctx context.Context, drvs []store.Path, done func(drv, out store.Path, err error)) error
-	// Missing tells what Realise would do, without doing it.
+	// Missing tells what Realise would do, without doing it. What nothing here can
+	// build is an error.
 	Missing(ctx context.Context, drvs []store.Path) (store.Missing, error)
 	// Closure returns the count of p's closure and the sum of its NAR sizes in bytes.
 	Closure(ctx context.Context, p store.Path) (paths int, narSize int64, err error)

@@ -319,6 +319,11 @@ func TestOnTargetUntrusted(t *testing.T) {
 	if err != nil || r.Failed() {
 		t.Fatalf("%s\n%s", r.Bytes(), j)
 	}
+	for _, want := range []string{"h1: building drv=lib.drv", "h1: building drv=web.drv"} {
+		if !j.has(want) {
+			t.Errorf("events lack %q, which the daemon told of:\n%s", want, j)
+		}
+	}
 	inside(t, h, "nix-store --gc")
 	if got := inside(t, h, "readlink /home/deploy/.local/state/nx/gcroots/"+out.Base()+"; cat "+string(out)+"; ls -A /nix/var/nix/gcroots"); !strings.HasPrefix(got, string(out)+"\n/nix/store/") || strings.Contains(got, "\nnx") {
 		t.Errorf("the host has\n%s\nwant %s, kept by the user's link", got, out)

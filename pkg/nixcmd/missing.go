@@ -15,15 +15,32 @@ import (
 )
 
 // Missing finds out what Realise would do for drvs, without doing any of it. What
-// substituters have is asked of them; what they cannot tell counts as a build.
+// substituters have is asked of them; what they cannot tell counts as a build. It
+// is an error when a derivation to be built is for a platform that nothing here
+// builds for.
 func (n *Nix) Missing(ctx context.Context, drvs []store.Path) (store.Missing, error) {
+	m, err := n.missing(ctx, drvs)
+	if err != nil {
+		return store.Missing{}, err
+	}
+	foreign, err := n.foreign(ctx, m.Build)
+	for _, drv := range m.Build {
+		if e := foreign[drv]; e != nil {
+			// Of several that were wanted, the first stands for all.
+			return store.Missing{}, &BuildError{Drv: drvs[0], Reason: e.Error(), hint: e.Hint()}
+		}
+	}
+	return m, err
+}
+
+func (n *Nix) missing(ctx context.Context, drvs []store.Path) (store.Missing, error) {
 	if err := n.take(ctx, drvs); err != nil {
 		return store.Missing{}, fmt.Errorf("find out what is missing: %w", err)
 	}
 	args := []string{"--realise", "--dry-run"}
 	for _, drv := range drvs {
 		if _, err := outOf(drv); err != nil {
-			return store.Missing{}, fmt.Errorf("find out what is missing: %w", noDerivation(drv, err))
+			return store.Missing{}, noDerivation(drv, err)
 		}
 		args = append(args, string(drv))
 	}

@@ -206,7 +206,7 @@ func (b *builds) refuse(ctx context.Context, drvs []store.Path) {
 	if len(left) == 0 || b.Run != nil {
 		return // all is there; and what another machine can build, that one says
 	}
-	m, err := b.Missing(ctx, left)
+	m, err := b.missing(ctx, left)
 	var foreign map[store.Path]*foreignError
 	if err == nil {
 		foreign, err = b.foreign(ctx, m.Build)
