@@ -9,13 +9,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"nx/pkg/build"
 	"nx/pkg/closure"
@@ -136,7 +139,8 @@ func (s *hostStore) Add(ctx context.Context, drv store.Path, known func(paths, m
 func builder(t *testing.T, j *journal) *build.Builder {
 	local := nixserve.Local()
 	t.Cleanup(func() { check(t, local.Close()) })
-	dialer := remote.Dialer{Config: os.DevNull}
+	// Silence on the line is noticed sooner than by default, to spare the tests' time.
+	dialer := remote.Dialer{Config: os.DevNull, AliveInterval: time.Second, AliveCount: 3}
 	yes := true
 	return &build.Builder{
 		OnTarget: &yes,
@@ -359,6 +363,42 @@ func TestOnTargetInterrupted(t *testing.T) {
 	inside(t, h, `while grep -qsaE '^nix-store|/tmp/[g]o ' /proc/[0-9]*/cmdline; do :; done`)
 	inside(t, h, "touch /tmp/go")
 	if r := built(t, builder(t, &journal{}), onHost(t, h, drvs["slow"]))["h1"]; r.Failed() {
+		t.Errorf("%s", r.Bytes())
+	}
+}
+
+// When the line breaks, the host fails, and the other goes on. What was built there
+// meanwhile is found by the next run.
+func TestOnTargetCutOff(t *testing.T) {
+	drvs := derivations(t, `{
+		slow = sh "slow" "echo begun; while [ ! -e /tmp/go ]; do sleep 0.1; done; echo > $out";
+		good = sh "good" "echo > $out";
+	}`)
+	hosts := testhost.Start(t, 2)
+	cut := hosts[0]
+	j := &journal{on: func(line string) {
+		if line == "h1: output drv=slow.drv line=begun" {
+			if err := cut.Cut(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+	}}
+	got := built(t, builder(t, j), onHost(t, cut, drvs["slow"]), onHost(t, hosts[1], drvs["good"]))
+	if r := got["h1"]; !r.Failed() || !strings.Contains(r.Message(), "connection broke") || got["h2"].Failed() {
+		t.Errorf("%s\n%s", r.Bytes(), got["h2"].Bytes())
+	}
+	inside(t, cut, "touch /tmp/go")
+	check(t, cut.Mend(t.Context()))
+	for { // the kernel may still be about to conclude that there is no such neighbour
+		c, err := net.Dial("tcp", cut.Addr.String()+":22")
+		if err == nil {
+			c.Close()
+			break
+		} else if !errors.Is(err, syscall.EHOSTUNREACH) {
+			t.Fatal(err)
+		}
+	}
+	if r := built(t, builder(t, &journal{}), onHost(t, cut, drvs["slow"]))["h1"]; r.Failed() {
 		t.Errorf("%s", r.Bytes())
 	}
 }
