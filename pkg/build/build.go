@@ -4,6 +4,19 @@
 // How a derivation is built is Nix', here or on the host that needs it; this package
 // decides which are built where and together, keeps what was built, and says what
 // failed for which host.
+//
+// Hosts that are there together, and whose networks say the same of Nix, go under one
+// scheduler, so that what several need is built once. Hosts that come meanwhile are the
+// next batch. A link named like the host keeps its system from being collected until
+// the next one replaces it, or [Builder.Prune] removes it.
+//
+// A host that builds its own system gets the derivation, with all it needs, by the
+// protocol of "nix-store --serve", and keeps it from being collected as long as that
+// lasts. "nix-store --realise" in a second session of the same connection then builds
+// it, so that the host's caches count, and makes the root that keeps it until nx-copy
+// has come: [store.Path.StagedRoot], or one below the home of a user who may not write
+// there. Derivations and files are what they are by their contents: the host need not
+// trust who sends them.
 package build
 
 import (
