@@ -196,7 +196,7 @@ func root(t target.Target, out store.Path) string {
 	if t.Login() == target.DefaultUser || len(t.Sudo) > 0 {
 		return out.StagedRoot()
 	}
-	return ".local/state/nx/gcroots/" + out.Base() // below the user's home
+	return ".local/state/nx/roots/" + out.Base() // below the user's home
 }
 
 // size returns the count of p's closure and the sum of its NAR sizes in bytes.

@@ -329,7 +329,7 @@ func TestOnTargetUntrusted(t *testing.T) {
 		}
 	}
 	inside(t, h, "nix-store --gc")
-	if got := inside(t, h, "readlink /home/deploy/.local/state/nx/gcroots/"+out.Base()+"; cat "+string(out)+"; ls -A /nix/var/nix/gcroots"); !strings.HasPrefix(got, string(out)+"\n/nix/store/") || strings.Contains(got, "\nnx") {
+	if got := inside(t, h, "readlink /home/deploy/.local/state/nx/roots/"+out.Base()+"; cat "+string(out)+"; ls -A /nix/var/nix/gcroots"); !strings.HasPrefix(got, string(out)+"\n/nix/store/") || strings.Contains(got, "\nnx") {
 		t.Errorf("the host has\n%s\nwant %s, kept by the user's link", got, out)
 	}
 	// Nothing is left to do for whoever may send nothing.
