@@ -18,6 +18,7 @@ import (
 	"nx/pkg/build"
 	"nx/pkg/record"
 	"nx/pkg/store"
+	"nx/pkg/target"
 )
 
 // A nix is a Realiser that builds what the test lets it: out of drv "…-x.drv"
@@ -257,6 +258,52 @@ func TestRunOptions(t *testing.T) {
 		"h": `"deployment.nixConfig": "cores" is 2, not a string`,
 	}; !maps.Equal(failed, want) {
 		t.Errorf("failed %v, want %v", failed, want)
+	}
+}
+
+// A network says which hosts build their own systems, unless the user does for all.
+func TestRunWhere(t *testing.T) {
+	yes, no := true, false
+	for _, tt := range []struct {
+		name     string
+		onTarget *bool
+		want     map[string]string
+	}{
+		{"as the network says", nil, map[string]string{"a": "there", "b": "here", "c": "here"}},
+		{"on the targets", &yes, map[string]string{"a": "there", "b": "there", "c": "there"}},
+		{"here", &no, map[string]string{"a": "here", "b": "here", "c": "here"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			n := &nix{}
+			b := build.Builder{Nix: n.with, RootDir: "roots", OnTarget: tt.onTarget, Targets: build.Targets{
+				Dial: func(_ context.Context, to target.Target) (build.Conn, error) {
+					return nil, errors.New("no way to " + to.Host)
+				},
+			}}
+			var in []*record.Record
+			for name, deployment := range map[string]string{"a": `{"buildOnTarget":true}`, "b": `{"buildOnTarget":false}`, "c": `{}`} {
+				r := host(t, name, hash+name+".drv")
+				if err := errors.Join(r.Set("deployment", json.RawMessage(deployment)), r.Set("target", map[string]string{"host": name})); err != nil {
+					t.Fatal(err)
+				}
+				in = append(in, r)
+			}
+			var mu sync.Mutex
+			got := map[string]string{}
+			if err := b.Run(t.Context(), all(in...), func(r *record.Record) {
+				mu.Lock()
+				defer mu.Unlock()
+				got[r.Name()] = "here"
+				if r.Message() == "no way to "+r.Name() {
+					got[r.Name()] = "there"
+				}
+			}); err != nil {
+				t.Fatal(err)
+			}
+			if !maps.Equal(got, tt.want) {
+				t.Errorf("built %v, want %v", got, tt.want)
+			}
+		})
 	}
 }
 

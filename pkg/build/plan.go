@@ -41,16 +41,25 @@ func (b *Builder) Plan(ctx context.Context, r *record.Record) error {
 }
 
 // Total returns what building all of the hosts' systems would do, what several
-// need counted once. Hosts without a plan are left out.
+// need counted once. Hosts without a plan are left out. Where the networks of some
+// say another thing of Nix, what the first one's says counts.
 func (b *Builder) Total(ctx context.Context, hosts []*record.Record) (store.Missing, error) {
 	var drvs []store.Path
+	var options []string
 	for _, r := range hosts {
-		if drv, err := r.DrvPath(); err == nil && r.Get("plan").Get("builds").Exists() {
-			drvs = append(drvs, drv)
+		drv, err := r.DrvPath()
+		if err != nil || !r.Get("plan").Get("builds").Exists() {
+			continue
 		}
+		if len(drvs) == 0 {
+			if options, err = b.options(r); err != nil {
+				return store.Missing{}, err
+			}
+		}
+		drvs = append(drvs, drv)
 	}
 	if len(drvs) == 0 {
 		return store.Missing{}, nil
 	}
-	return b.Nix(nil).Missing(ctx, drvs)
+	return b.Nix(options).Missing(ctx, drvs)
 }
