@@ -175,6 +175,26 @@ func TestLiveLine(t *testing.T) {
 			see("{}\nhalf a line\nnx-test: 0 of 1 done")
 			return nil
 		}, "{}\nhalf a line\n"},
+		{"how far", nil, nil, func(p *Process, see func(string)) error {
+			p.Log.Debug(stream.EventRead, "host", "a")
+			p.Log.Info("building", "drv", "/nix/store/x.drv", "done", 0, "all", 3)
+			p.Log.Info("fetching", "path", "/nix/store/x", "from", "https://cache", "done", 7, "all", 812)
+			see("nx-test: 0 of 1 done; building 0 of 3, fetching 7 of 812")
+			p.Log.Debug("fetching", "done", 7, "all", 812, "running", 0)
+			p.Log.Debug("building", "done", 2, "all", 3, "running", 1)
+			see("nx-test: 0 of 1 done; building 2 of 3 (1 running), fetchin…")
+			p.Log.Info("building", "host", "a", "drv", "/nix/store/y.drv", "on", "big", "done", 1, "all", 2)
+			p.Log.Debug("unpacking", "doneBytes", 3<<19, "allBytes", 12<<20)
+			p.Log.Debug("fetching", "done", 812, "all", 812)
+			see("nx-test: 0 of 1 done; building a (1 of 2, on big); buildin…")
+			p.Log.Debug("building", "done", 3, "all", 3)
+			p.Log.Debug("building", "host", "a", "done", 2, "all", 2)
+			see("nx-test: 0 of 1 done; building a (2 of 2); unpacking 1.5M …")
+			p.Log.Debug("unpacking", "doneBytes", 12<<20, "allBytes", 12<<20)
+			p.Log.Info("realising", "builds", 3)
+			p.Log.Debug(stream.EventWritten, "host", "a")
+			return nil
+		}, "nx-test: realising (builds 3)\n"},
 		{"never", []string{"--progress", "never"}, nil, func(p *Process, see func(string)) error {
 			p.Log.Debug(stream.EventRead, "host", "a")
 			p.Log.Info("evaluating", "host", "a")

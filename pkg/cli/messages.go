@@ -128,9 +128,14 @@ func (h *text) Handle(_ context.Context, r slog.Record) error {
 	defer h.mu.Unlock()
 	isOutput := r.Message == "output"
 	isStep := r.Level <= slog.LevelInfo && !isOutput
-	if h.live != nil && isStep && host != "" {
-		h.live.note(host, message, rest)
-		return h.print("")
+	if h.live != nil && isStep {
+		if host != "" {
+			h.live.note(host, message, rest)
+			return h.print("")
+		}
+		if h.live.count(message, rest) {
+			return h.print("")
+		}
 	}
 	if r.Level < h.level || isStep && !h.steps {
 		return nil
