@@ -103,11 +103,7 @@ func (s *Store) use(ctx context.Context, f func(*Client) error) error {
 		}
 	}
 	// The server outlives the call that needed it first; calls bring their own ctx.
-	c, err := open(ctx, context.WithoutCancel(ctx), s.run)
-	if err != nil {
-		return err
-	}
-	return s.with(c, f)
+	return s.with(Open(context.WithoutCancel(ctx), s.run), f)
 }
 
 // with calls f with a server and keeps it if f returns nil.

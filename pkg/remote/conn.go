@@ -91,8 +91,18 @@ func (c *Conn) broken() error {
 		return nil
 	}
 	<-c.done
-	return fmt.Errorf("connection broke: %w", c.err)
+	return &lostError{c.err}
 }
+
+// A lostError says that the connection ended, not what ran over it.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string { return "connection broke: " + e.err.Error() }
+
+func (e *lostError) Unwrap() error { return e.err }
+
+// Lost tells that another connection may do better.
+func (e *lostError) Lost() bool { return true }
 
 // A countingConn counts what is received.
 type countingConn struct {

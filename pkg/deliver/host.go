@@ -1,0 +1,210 @@
+package deliver
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"iter"
+	"strconv"
+	"strings"
+
+	"nx/pkg/closure"
+	"nx/pkg/record"
+	"nx/pkg/store"
+	"nx/pkg/target"
+)
+
+// A host is the store of a target and what is done there around a copy. It has
+// two sessions from the beginning, so that no step waits for one to be opened: the
+// one that serves the store, and a porter, which looks at the place and then waits
+// until the system is to be kept.
+type host struct {
+	Store
+	courier *Courier
+	conn    Conn
+	login   target.Target
+	moved   func() // called when something moves in either direction
+
+	place  chan closure.Place // gets one
+	keep   *io.PipeWriter     // the porter's stdin
+	done   chan struct{}      // closed when the porter has ended
+	ended  error              // how; read after done
+	stderr tail               // the porter's; read after done
+}
+
+// open starts the two sessions for the delivery of path.
+func (c *Courier) open(ctx context.Context, conn Conn, t target.Target, path store.Path, moved func()) (*host, error) {
+	serve, err := target.Quote(t.As("nix-store", "--serve", "--write")...)
+	if err != nil {
+		return nil, err
+	}
+	realise, err := target.Quote(t.As("nix-store", "--realise", string(path), "--add-root", path.StagedRoot())...)
+	if err != nil {
+		return nil, err
+	}
+	h := &host{courier: c, conn: conn, login: t, moved: moved, place: make(chan closure.Place, 1), done: make(chan struct{})}
+	h.Store = c.Open(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+		return run(ctx, conn, "exec "+serve, &movingReader{stdin, moved}, &movingWriter{stdout, moved}, stderr)
+	})
+	stdin, keep := io.Pipe()
+	h.keep = keep
+	go func() {
+		defer close(h.done)
+		h.ended = run(ctx, conn, fmt.Sprintf(porter, realise), stdin, &placeReader{found: h.place}, &h.stderr)
+		stdin.CloseWithError(io.ErrClosedPipe)
+	}()
+	return h, nil
+}
+
+// porter says what its place has and waits for a line before it makes the root.
+// nix-store makes the folders above that, and takes a root below
+// /nix/var/nix/gcroots without --indirect in all versions.
+const porter = `command -v zstd >/dev/null 2>&1 && echo zstd
+df -Pk /nix/store 2>/dev/null | { read -r _; read -r _ _ _ free _ && echo "free $free"; }
+echo .
+read -r _ || exit 0
+exec %s >/dev/null
+`
+
+// Place returns what the porter found.
+func (h *host) Place(ctx context.Context) (closure.Place, error) {
+	select {
+	case p := <-h.place:
+		h.place <- p // for who asks again
+		return p, nil
+	case <-h.done:
+		return closure.Place{}, fmt.Errorf("look at the host: %w", h.failed())
+	case <-ctx.Done():
+		return closure.Place{}, context.Cause(ctx)
+	}
+}
+
+// AddCompressed adds objects over a session of its own, which a decompressor is in.
+func (h *host) AddCompressed(ctx context.Context, infos iter.Seq[store.Info], dump closure.Dump, added func(store.Info)) error {
+	serve, err := target.Quote(h.login.As("nix-store", "--serve", "--write")...)
+	if err != nil {
+		return err
+	}
+	return h.courier.AddCompressed(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+		return run(ctx, h.conn, "zstd -dcq | "+serve, &movingReader{stdin, h.moved}, &movingWriter{stdout, h.moved}, stderr)
+	}, infos, dump, added)
+}
+
+// Keep makes the system's root on the host.
+func (h *host) Keep(ctx context.Context) error {
+	if _, err := io.WriteString(h.keep, "keep\n"); err != nil && err != io.ErrClosedPipe {
+		return err
+	}
+	h.keep.Close()
+	select {
+	case <-h.done:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if h.ended != nil {
+		return h.failed()
+	}
+	return nil
+}
+
+// failed says how the porter failed.
+func (h *host) failed() error {
+	e := &keepError{err: h.ended, log: string(h.stderr)}
+	if e.err == nil {
+		e.err = fmt.Errorf("ended too early")
+	}
+	if h.login.Login() != target.DefaultUser && len(h.login.Sudo) == 0 {
+		e.hint = fmt.Sprintf("user %q may lack the right: set target.sudo, such as [\"sudo\"]", h.login.Login())
+	}
+	return e
+}
+
+// Close ends both sessions and waits for them. The connection should be closed
+// before, which saves their goodbye: how they end has no meaning, since what was
+// acknowledged is there.
+func (h *host) Close() {
+	h.keep.Close()
+	h.Store.Close()
+	<-h.done
+}
+
+// A placeReader reads what the porter prints.
+type placeReader struct {
+	found chan closure.Place // nil once it was found
+	text  []byte
+}
+
+func (r *placeReader) Write(b []byte) (int, error) {
+	if r.found == nil {
+		return len(b), nil
+	}
+	r.text = append(r.text, b...)
+	facts, whole := bytes.CutSuffix(r.text, []byte(".\n"))
+	switch {
+	case whole:
+		r.found <- parsePlace(string(facts))
+		r.found, r.text = nil, nil
+	case len(r.text) > record.MaxLog:
+		return 0, fmt.Errorf("look at the host: it does not stop talking")
+	}
+	return len(b), nil
+}
+
+func parsePlace(facts string) closure.Place {
+	var p closure.Place
+	for line := range strings.Lines(facts) {
+		switch word, value, _ := strings.Cut(strings.TrimSpace(line), " "); word {
+		case "zstd":
+			p.Zstd = true
+		case "free":
+			if kib, err := strconv.ParseUint(value, 10, 53); err == nil {
+				p.Free = max(kib<<10, 1) // none is known too
+			}
+		}
+	}
+	return p
+}
+
+// A movingReader calls moved whenever something was read.
+type movingReader struct {
+	io.Reader
+	moved func()
+}
+
+func (r *movingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if n > 0 {
+		r.moved()
+	}
+	return n, err
+}
+
+// A movingWriter calls moved whenever something is written.
+type movingWriter struct {
+	io.Writer
+	moved func()
+}
+
+func (w *movingWriter) Write(p []byte) (int, error) {
+	w.moved()
+	return w.Writer.Write(p)
+}
+
+// A tail keeps the last record.MaxLog bytes that are written to it.
+type tail []byte
+
+func (t *tail) Write(p []byte) (int, error) {
+	*t = append(*t, p...)
+	*t = (*t)[max(0, len(*t)-record.MaxLog):]
+	return len(p), nil
+}
+
+// run runs a script on the host; an exit status other than 0 is an error.
+func run(ctx context.Context, conn Conn, script string, stdin io.Reader, stdout, stderr io.Writer) error {
+	status, err := conn.Run(ctx, script, stdin, stdout, stderr)
+	if err == nil && status != 0 {
+		err = fmt.Errorf("exit status %d", status)
+	}
+	return err
+}
