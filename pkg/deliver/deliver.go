@@ -5,7 +5,8 @@
 // and locks all of the closure; then the missing objects are sent; and before the
 // lock ends with that process, a second one makes a garbage collector root of the
 // system, named [store.Path.StagedRoot]. That root is this stage's contract with
-// nx-activate, which removes it once a profile keeps the system. The second one is
+// nx-activate, which removes it once a profile keeps the system. A user without
+// sudo gets one below the home folder instead, which stays. The second process is
 // there from the beginning and waits, so that a host that has all costs three
 // round trips behind the login: one opens the sessions, one asks, one keeps.
 //

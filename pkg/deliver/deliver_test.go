@@ -220,9 +220,10 @@ func TestHost(t *testing.T) {
 			log:     []string{"dial 10.0.0.1", serve, "ask for 1, lock true", keep, "hang up", "close store"}},
 		{name: "no root, no sudo", host: lab{there: true, status: 1},
 			in:       `{"nx":1,"name":"web1","target":{"host":"h","user":"joe"},"storePath":"` + string(system) + `"}`,
-			wantErr:  "keep " + string(system) + " by " + root + ": exit status 1: cannot create symlink",
+			wantErr:  "keep " + string(system) + " by ~/.local/state/nx/roots/00000000000000000000000000000000-nixos-system-web1: exit status 1: cannot create symlink",
 			wantHint: `user "joe" may lack the right: set target.sudo, such as ["sudo"]`,
-			log:      []string{"dial h", serve, "ask for 1, lock true", keep, "hang up", "close store"}},
+			log: []string{"dial h", serve, "ask for 1, lock true", "run 'nix-store' '--realise' '" + string(system) + "' '--indirect' '--add-root' " +
+				`"${XDG_STATE_HOME:-$HOME/.local/state}/nx/roots/00000000000000000000000000000000-nixos-system-web1"`, "hang up", "close store"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := parse(t, tt.in)

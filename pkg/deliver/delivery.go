@@ -144,9 +144,13 @@ func (d *delivery) over(ctx context.Context, conn Conn) error {
 	if d.DryRun {
 		return nil
 	}
-	d.log.Info("keeping", "root", d.path.StagedRoot())
+	root := d.path.StagedRoot()
+	if !mayKeep(d.target) {
+		root = "~/.local/state/nx/roots/" + d.path.Base()
+	}
+	d.log.Info("keeping", "root", root)
 	if err := h.Keep(ctx); err != nil {
-		return fmt.Errorf("keep %s by %s: %w", d.path, d.path.StagedRoot(), err)
+		return fmt.Errorf("keep %s by %s: %w", d.path, root, err)
 	}
 	d.log.Info("copied", "paths", sent.Sent, "bytes", sent.SentSize, "wire", sent.Wire)
 	return nil

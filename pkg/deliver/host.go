@@ -39,7 +39,7 @@ func (c *Courier) open(ctx context.Context, conn Conn, t target.Target, path sto
 	if err != nil {
 		return nil, err
 	}
-	realise, err := target.Quote(t.As("nix-store", "--realise", string(path), "--add-root", path.StagedRoot())...)
+	keep, err := keeping(t, path)
 	if err != nil {
 		return nil, err
 	}
@@ -47,19 +47,31 @@ func (c *Courier) open(ctx context.Context, conn Conn, t target.Target, path sto
 	h.Store = c.Open(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
 		return run(ctx, conn, "exec "+serve, &movingReader{stdin, moved}, &movingWriter{stdout, moved}, stderr)
 	})
-	stdin, keep := io.Pipe()
-	h.keep = keep
+	stdin, told := io.Pipe()
+	h.keep = told
 	go func() {
 		defer close(h.done)
-		h.ended = run(ctx, conn, fmt.Sprintf(porter, realise), stdin, &placeReader{found: h.place}, &h.stderr)
+		h.ended = run(ctx, conn, fmt.Sprintf(porter, keep), stdin, &placeReader{found: h.place}, &h.stderr)
 		stdin.CloseWithError(io.ErrClosedPipe)
 	}()
 	return h, nil
 }
 
+// keeping is the script that makes the system's root. nix-store makes the folders
+// above it, and takes a root below /nix/var/nix/gcroots without --indirect in all
+// versions. Who may not write there has an indirect one below the home folder.
+func keeping(t target.Target, path store.Path) (string, error) {
+	if !mayKeep(t) {
+		line, err := target.Quote("nix-store", "--realise", string(path), "--indirect", "--add-root")
+		return fmt.Sprintf(`%s "${XDG_STATE_HOME:-$HOME/.local/state}/nx/roots/%s"`, line, path.Base()), err
+	}
+	return target.Quote(t.As("nix-store", "--realise", string(path), "--add-root", path.StagedRoot())...)
+}
+
+// mayKeep tells whether who logs in is root, or becomes it.
+func mayKeep(t target.Target) bool { return t.Login() == target.DefaultUser || len(t.Sudo) > 0 }
+
 // porter says what its place has and waits for a line before it makes the root.
-// nix-store makes the folders above that, and takes a root below
-// /nix/var/nix/gcroots without --indirect in all versions.
 const porter = `command -v zstd >/dev/null 2>&1 && echo zstd
 df -Pk /nix/store 2>/dev/null | { read -r _; read -r _ _ _ free _ && echo "free $free"; }
 echo .
@@ -114,7 +126,7 @@ func (h *host) failed() error {
 	if e.err == nil {
 		e.err = fmt.Errorf("ended too early")
 	}
-	if h.login.Login() != target.DefaultUser && len(h.login.Sudo) == 0 {
+	if !mayKeep(h.login) {
 		e.hint = fmt.Sprintf("user %q may lack the right: set target.sudo, such as [\"sudo\"]", h.login.Login())
 	}
 	return e
