@@ -318,6 +318,10 @@ func (e *RoomError) Error() string {
 	return fmt.Sprintf("%.1f MB are missing, but only %.1f MB are free", float64(e.Need)/mb, float64(e.Free)/mb)
 }
 
+// Prepare asks the source for the closure of root, so that a Copy that comes later
+// finds it known. Whether that succeeds is for Copy to say.
+func (d *Depot) Prepare(ctx context.Context, root store.Path) { d.sorted(ctx, root) }
+
 // A listed is a closure that is known, or being asked for.
 type listed struct {
 	mu    sync.Mutex

@@ -156,8 +156,9 @@ func grow(b []byte, n int) []byte {
 // private passes on a NAR from some byte on, read for one host alone.
 func (d *Depot) private(ctx context.Context, info store.Info, zstd bool, from uint64, emit func([]byte, uint64) error) error {
 	var frame []byte
-	nar := make([]byte, 0, min(privateSize, info.NarSize))
-	return d.dump(ctx, info, &cutter{skip: from, size: privateSize,
+	size := int(min(privateSize, info.NarSize))
+	nar := make([]byte, 0, size)
+	return d.dump(ctx, info, &cutter{skip: from, size: size,
 		begin: func() ([]byte, error) { return nar, nil },
 		end: func(nar []byte) error {
 			if !zstd {
@@ -170,6 +171,9 @@ func (d *Depot) private(ctx context.Context, info store.Info, zstd bool, from ui
 
 // dump reads a NAR into c.
 func (d *Depot) dump(ctx context.Context, info store.Info, c *cutter) error {
+	if info.NarSize == 0 {
+		return fmt.Errorf("dump %s: its store records no size", info.Path)
+	}
 	err := d.Source.DumpStorePath(ctx, info.Path, c)
 	if err == nil {
 		err = c.close()
@@ -223,7 +227,8 @@ func (d *Depot) fill(ctx context.Context, r *reading, info store.Info, zstd bool
 	}
 	defer free()
 	lead := max(1, min(ahead, d.SpoolSize/(8*pieceSize)))
-	return d.dump(ctx, info, &cutter{size: pieceSize,
+	size := int(min(pieceSize, info.NarSize))
+	return d.dump(ctx, info, &cutter{size: size,
 		begin: func() ([]byte, error) {
 			// Nobody's pace holds a slot.
 			if err := r.wanted(ctx, int(lead)); err != nil {
@@ -231,7 +236,7 @@ func (d *Depot) fill(ctx context.Context, r *reading, info store.Info, zstd bool
 			}
 			select {
 			case s = <-d.slots:
-				s.nar = grow(s.nar, int(min(pieceSize, info.NarSize)))
+				s.nar = grow(s.nar, size)
 				return s.nar[:0], nil
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
@@ -262,9 +267,9 @@ func (e *spoolError) Unwrap() error { return e.error }
 
 // A cutter cuts what is written to it into pieces.
 type cutter struct {
-	skip  uint64 // so many bytes are none's
-	size  int    // of a piece; the last one may be smaller
-	begin func() ([]byte, error)
+	skip  uint64                 // so many bytes are none's
+	size  int                    // of a piece; the last one may be smaller
+	begin func() ([]byte, error) // returns an empty one with that capacity
 	end   func([]byte) error
 
 	read uint64
@@ -279,31 +284,61 @@ func (c *cutter) Write(b []byte) (int, error) {
 			skipped := min(c.skip-c.read, uint64(len(b)))
 			b = b[skipped:]
 			c.read += skipped
-			continue
-		}
-		if c.buf == nil {
-			if c.buf, c.err = c.begin(); c.err != nil {
-				break
-			}
-		}
-		part := b[:min(len(b), c.size-len(c.buf))]
-		c.buf = append(c.buf, part...)
-		b = b[len(part):]
-		c.read += uint64(len(part))
-		if len(c.buf) == c.size {
-			c.err = c.close()
+		} else if room := c.room(); room != nil {
+			k := copy(room, b)
+			b = b[k:]
+			c.fill(k)
 		}
 	}
 	return n - len(b), c.err
 }
 
+// ReadFrom reads contents to where they are compressed from.
+func (c *cutter) ReadFrom(r io.Reader) (n int64, err error) {
+	if c.read < c.skip {
+		n, err = io.CopyN(io.Discard, r, int64(c.skip-c.read))
+		c.read += uint64(n)
+	}
+	for err == nil && c.err == nil {
+		if room := c.room(); room != nil {
+			var k int
+			k, err = r.Read(room)
+			n += int64(k)
+			c.fill(k)
+		}
+	}
+	if err == io.EOF {
+		err = nil
+	}
+	return n, cmp.Or(c.err, err)
+}
+
+// room returns what is free of the piece, nil when there is an error.
+func (c *cutter) room() []byte {
+	if c.buf == nil {
+		c.buf, c.err = c.begin()
+	}
+	if c.err != nil {
+		return nil
+	}
+	return c.buf[len(c.buf):c.size]
+}
+
+// fill says that n bytes of the room are taken.
+func (c *cutter) fill(n int) {
+	c.buf = c.buf[:len(c.buf)+n]
+	c.read += uint64(n)
+	if len(c.buf) == c.size {
+		c.close()
+	}
+}
+
 // close ends the piece.
 func (c *cutter) close() error {
-	if c.buf == nil || c.err != nil {
-		return c.err
+	if len(c.buf) > 0 && c.err == nil {
+		c.err = c.end(c.buf)
+		c.buf = nil
 	}
-	c.err = c.end(c.buf)
-	c.buf = nil
 	return c.err
 }
 

@@ -44,6 +44,9 @@ type delivery struct {
 // deliver delivers, and goes on over a new connection when one is lost: what the
 // host acknowledged is there.
 func (d *delivery) deliver(ctx context.Context) error {
+	prepared, stop := context.WithCancel(ctx)
+	defer stop()
+	go d.Depot.Prepare(prepared, d.path) // while the host answers
 	conn, err := d.connect(ctx)
 	if err != nil {
 		return err

@@ -40,11 +40,7 @@ func localStore(t testing.TB) store.Path {
 // to one of another.
 func localSystem(t testing.TB, n, size, big int) store.Path {
 	t.Helper()
-	testhost.Need(t, "nix")
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("NIX_CONF_DIR", t.TempDir())
-	t.Setenv("NIX_CONFIG", "substituters =\nbuild-users-group =\n")
-	t.Setenv("NIX_REMOTE", t.TempDir())
+	localStoreDir(t)
 	noise := make([]byte, big)
 	rand.NewChaCha8([32]byte{}).Read(noise)
 	file := filepath.Join(t.TempDir(), "big")
@@ -59,6 +55,16 @@ func localSystem(t testing.TB, n, size, big int) store.Path {
 	p, err := store.Parse(strings.Trim(out, `"`))
 	check(t, err)
 	return p
+}
+
+// localStoreDir gives this process' Nix an empty store.
+func localStoreDir(t testing.TB) {
+	t.Helper()
+	testhost.Need(t, "nix")
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("NIX_CONF_DIR", t.TempDir())
+	t.Setenv("NIX_CONFIG", "substituters =\nbuild-users-group =\n")
+	t.Setenv("NIX_REMOTE", t.TempDir())
 }
 
 func nix(t testing.TB, argv ...string) string {
