@@ -98,7 +98,7 @@ type Progress struct {
 	Step Step
 	Path store.Path // of Added
 
-	Paths, Missing, Sent int    // in the closure; of them not in the sink; of them added
+	Paths, Missing, Sent int    // in the closure, 0 when the sink has its root; not in the sink; added
 	Size                 uint64 // of Paths
 	MissingSize          uint64
 	SentSize             uint64 // of objects that were added
@@ -108,8 +108,8 @@ type Progress struct {
 }
 
 // Copy copies root with its closure from the depot's source to dst, which is
-// asked what it lacks, and locks all of it in the same request. What root refers
-// to goes first, so that dst is whole after each object; whatever it has added
+// asked whether it has root, and else what it lacks, and locks that in the same
+// request. What root refers to goes first, so that dst is whole after each object; whatever it has added
 // stays after an error, and another Copy sends the rest.
 //
 // Notify, if not nil, is called at each [Step], by one goroutine at a time. The
@@ -147,6 +147,18 @@ func (c *copying) step(s Step, f func(*Progress)) {
 }
 
 func (c *copying) copy(ctx context.Context, root store.Path) error {
+	lock := !c.opt.DryRun
+	// Who has the root has all of it, and keeps all of it for the root's sake: that is
+	// a question of one path, where that for all would fill a long line for some
+	// round trips each way.
+	there, err := c.dst.QueryValidPaths(ctx, []store.Path{root}, lock, false)
+	if err != nil {
+		return err
+	}
+	if len(there) > 0 {
+		c.step(Copying, count(nil))
+		return nil
+	}
 	infos, err := c.depot.sorted(ctx, root)
 	if err != nil {
 		return err
@@ -155,9 +167,11 @@ func (c *copying) copy(ctx context.Context, root store.Path) error {
 		c.progress.Paths++
 		c.progress.Size += info.NarSize
 	}
-	missing, err := c.missing(ctx, infos, !c.opt.DryRun, false)
-	if err != nil {
-		return err
+	missing := infos
+	if len(infos) > 1 {
+		if missing, err = c.missing(ctx, infos, lock, false); err != nil {
+			return err
+		}
 	}
 	if c.opt.Substitute && !c.opt.DryRun && len(missing) > 0 {
 		c.step(Substituting, count(missing))
@@ -223,6 +237,7 @@ const worthwhile = 256 << 10
 // send sends what is missing, compressed as long as that pays.
 func (c *copying) send(ctx context.Context, missing []store.Info, zstd bool) error {
 	c.infos = make(map[store.Path]store.Info, len(missing))
+	missing = slices.Clone(missing) // it may be what the depot knows
 	for i, info := range missing {
 		if c.opt.Sign != nil {
 			info.Sigs = append(slices.Clip(info.Sigs), c.opt.Sign(info))

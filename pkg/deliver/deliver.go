@@ -92,7 +92,8 @@ const DefaultTimeout = 10 * time.Minute
 //
 //	connecting       target
 //	substituting     paths: objects that the host looks for in its own caches
-//	copying closure  paths, missing and bytes: objects in the closure, those to send, their NARs' size
+//	copying closure  paths, missing and bytes: objects in the closure, unless the host has all,
+//	                 those to send, their NARs' size
 //	sending          (debug) done and bytes: of the NARs, rate: bytes of them in a second, left: seconds
 //	copied path      (debug) path; sent and missing count objects: it is valid there now
 //	keeping          root

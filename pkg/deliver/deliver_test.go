@@ -87,7 +87,7 @@ type conn struct{ *lab }
 // what it is told to do.
 func (c conn) Run(_ context.Context, script string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
 	script = strings.TrimSpace(script)
-	facts, keep, porter := strings.Cut(script, "read -r _ || exit 0\nexec ")
+	facts, keep, porter := strings.Cut(script, "read -r _ || exit 0\n{ ")
 	if !porter {
 		c.note("run %s", script)
 		for _, stall := range c.stalls {
@@ -102,18 +102,20 @@ func (c conn) Run(_ context.Context, script string, stdin io.Reader, stdout, std
 	if c.lookErr != nil {
 		return 0, c.lookErr
 	}
-	io.WriteString(stdout, c.place+".\n")
+	io.WriteString(stdout, c.place+"\n")
 	if _, err := bufio.NewReader(stdin).ReadString('\n'); err != nil {
 		return 0, nil
 	}
-	c.note("run %s", strings.TrimSuffix(keep, " >/dev/null"))
+	c.note("run %s", strings.TrimSuffix(keep, "; } >/dev/null && echo kept"))
 	if c.status != 0 {
 		for range c.complaints {
 			io.WriteString(stderr, "warning: x\n")
 		}
 		io.WriteString(stderr, "warning: x\nerror: cannot create symlink\n")
+		return c.status, nil
 	}
-	return c.status, nil
+	io.WriteString(stdout, "kept\n")
+	return 0, nil
 }
 
 func (c conn) Close() error { c.note("hang up"); return nil }
@@ -185,7 +187,7 @@ func TestHost(t *testing.T) {
 	const (
 		in    = `{"nx":1,"kind":"host","name":"web1","target":{"host":"10.0.0.1"},"storePath":"` + string(system) + `","x":[1, 2]}`
 		serve = "run exec 'nix-store' '--serve' '--write'"
-		keep  = "run 'nix-store' '--realise' '" + string(system) + "' '--add-root' '" + root + "'"
+		keep  = "run 'mkdir' '-p' '/nix/var/nix/gcroots/nx/' && 'ln' '-sfn' '" + string(system) + "' '" + root + "'"
 	)
 	done := strings.Replace(in, `,"x"`, `,"copied":{"storePath":"`+string(system)+`"},"x"`, 1)
 	for _, tt := range []struct {
@@ -205,7 +207,7 @@ func TestHost(t *testing.T) {
 			in:   `{"nx":1,"name":"web1","target":{"host":"h","user":"joe","sudo":["doas","-u","a b"]},"storePath":"` + string(system) + `"}`,
 			want: `{"nx":1,"kind":"host","name":"web1","target":{"host":"h","user":"joe","sudo":["doas","-u","a b"]},"storePath":"` + string(system) + `","copied":{"storePath":"` + string(system) + `"}}`,
 			log: []string{"dial h", strings.Replace(serve, "exec ", "exec 'doas' '-u' 'a b' ", 1), "ask for 1, lock true",
-				strings.Replace(keep, "run ", "run 'doas' '-u' 'a b' ", 1), "hang up", "close store"}},
+				"run 'doas' '-u' 'a b' 'nix-store' '--realise' '" + string(system) + "' '--add-root' '" + root + "'", "hang up", "close store"}},
 		{name: "no storePath", in: `{"nx":1,"name":"web1","target":{"host":"h"}}`, wantErr: `the record has no "storePath"`,
 			wantHint: "nx-build adds it: it stands earlier in the pipe"},
 		{name: "no target", in: `{"nx":1,"name":"web1","storePath":"` + string(system) + `"}`, wantErr: `the record has no "target"`,
@@ -265,7 +267,8 @@ func TestConnections(t *testing.T) {
 		plain    = `{"nx":1,"kind":"host","name":"web1","target":{"host":"new"},"storePath":"` + string(system) + `"}`
 		previous = `{"nx":1,"kind":"host","name":"web1","target":{"host":"new","previous":{"host":"old","user":"joe","sudo":["sudo"]}},"storePath":"` + string(system) + `"}`
 		serve    = "run exec 'nix-store' '--serve' '--write'"
-		keep     = "run 'nix-store' '--realise' '" + string(system) + "' '--add-root' '" + root + "'"
+		keep     = "run 'mkdir' '-p' '/nix/var/nix/gcroots/nx/' && 'ln' '-sfn' '" + string(system) + "' '" + root + "'"
+		sudoKeep = "run 'sudo' 'nix-store' '--realise' '" + string(system) + "' '--add-root' '" + root + "'"
 		asked    = "ask for 1, lock true"
 	)
 	refused, lost := errors.New("refused"), error(lostError{})
@@ -294,7 +297,7 @@ func TestConnections(t *testing.T) {
 			log: []string{"dial new", serve, asked, "hang up", "close store",
 				"dial new", serve, asked, "hang up", "close store"}},
 		{name: "as it was before", lab: lab{there: true, dialErrs: []error{refused}}, in: previous, log: []string{
-			"dial new", "dial old", sudo(serve), asked, sudo(keep), "hang up", "close store"}},
+			"dial new", "dial old", sudo(serve), asked, sudoKeep, "hang up", "close store"}},
 		{name: "neither", lab: lab{dialErrs: []error{refused, errors.New("no route")}}, in: previous,
 			wantErr: "refused; and as it was reached before: no route", log: []string{"dial new", "dial old"}},
 		{name: "elsewhere", lab: lab{there: true}, in: previous, set: func(c *Courier) { c.TargetHost = "127.0.0.1" }, log: []string{
@@ -364,7 +367,7 @@ func TestDryRun(t *testing.T) {
 
 // Compressed objects have a session of their own.
 func TestCompressed(t *testing.T) {
-	h := lab{place: "zstd\nfree 1000\n", size: 1 << 19}
+	h := lab{place: "free 1000 zstd", size: 1 << 19}
 	c := h.courier(nil)
 	c.Compress = closure.Auto
 	r := parse(t, `{"nx":1,"name":"web1","target":{"host":"h","user":"joe","sudo":["sudo"]},"storePath":"`+string(system)+`"}`)
@@ -381,7 +384,7 @@ func TestHints(t *testing.T) {
 	for _, tt := range []struct {
 		name, user, place, refuses, wantErr, want string
 	}{
-		{name: "no room", place: "free 0\n", wantErr: ": 0.0 MB are missing, but only 0.0 MB are free", want: "make room on the host, as with nix-collect-garbage -d"},
+		{name: "no room", place: "free 0 ", wantErr: ": 0.0 MB are missing, but only 0.0 MB are free", want: "make room on the host, as with nix-collect-garbage -d"},
 		{name: "not trusted, Nix 2.8", user: "joe", refuses: "cannot add path 'x' because it lacks a valid signature", want: `the host's Nix does not trust user "joe": sign with --sign-key`},
 		{name: "not trusted, later", user: "joe", refuses: "cannot add path 'x' because it lacks a signature by a trusted key", want: `the host's Nix does not trust user "joe": sign with --sign-key`},
 		{name: "may not write", user: "joe", refuses: "opening lock file '/nix/var/nix/db/big-lock': Permission denied", want: `user "joe" may not write the host's store: set target.sudo, such as ["sudo"]`},
@@ -409,9 +412,11 @@ func TestParsePlace(t *testing.T) {
 		want  closure.Place
 	}{
 		{"", closure.Place{}},
-		{"zstd\nfree 7\n", closure.Place{Zstd: true, Free: 7 << 10}},
-		{"free 0\n", closure.Place{Free: 1}},
-		{"free -\nfree\nwhat\n", closure.Place{}},
+		{"free 7 zstd", closure.Place{Zstd: true, Free: 7 << 10}},
+		{"free 0 ", closure.Place{Free: 1}},
+		{"free ? zstd", closure.Place{Zstd: true}},
+		{"free -1 ", closure.Place{}},
+		{"zstd", closure.Place{}},
 	} {
 		if got := parsePlace(tt.facts); got != tt.want {
 			t.Errorf("%q: %+v, want %+v", tt.facts, got, tt.want)

@@ -187,7 +187,11 @@ func (d *delivery) notify(p closure.Progress) {
 			message = "would copy"
 		}
 		d.told = time.Now()
-		d.log.Info(message, "paths", p.Paths, "missing", p.Missing, "bytes", p.MissingSize)
+		log := d.log
+		if p.Paths > 0 { // it has not all of them
+			log = log.With("paths", p.Paths)
+		}
+		log.Info(message, "missing", p.Missing, "bytes", p.MissingSize)
 	case closure.Sending:
 		now := time.Now()
 		past := now.Sub(d.told)

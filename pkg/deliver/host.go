@@ -3,9 +3,12 @@ package deliver
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -27,6 +30,7 @@ type host struct {
 	moved   func() // called when something moves in either direction
 
 	place  chan closure.Place // gets one
+	kept   chan struct{}      // closed when the root is there
 	keep   *io.PipeWriter     // the porter's stdin
 	done   chan struct{}      // closed when the porter has ended
 	ended  error              // how; read after done
@@ -43,7 +47,7 @@ func (c *Courier) open(ctx context.Context, conn Conn, t target.Target, path sto
 	if err != nil {
 		return nil, err
 	}
-	h := &host{courier: c, conn: conn, login: t, moved: moved, place: make(chan closure.Place, 1), done: make(chan struct{})}
+	h := &host{courier: c, conn: conn, login: t, moved: moved, place: make(chan closure.Place, 1), kept: make(chan struct{}), done: make(chan struct{})}
 	h.Store = c.Open(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
 		return run(ctx, conn, "exec "+serve, &movingReader{stdin, moved}, &movingWriter{stdout, moved}, stderr)
 	})
@@ -51,16 +55,27 @@ func (c *Courier) open(ctx context.Context, conn Conn, t target.Target, path sto
 	h.keep = told
 	go func() {
 		defer close(h.done)
-		h.ended = run(ctx, conn, fmt.Sprintf(porter, keep), stdin, &placeReader{found: h.place}, &h.stderr)
+		h.ended = run(ctx, conn, fmt.Sprintf(porter, keep), stdin, &porterReader{h: h}, &h.stderr)
 		stdin.CloseWithError(io.ErrClosedPipe)
 	}()
 	return h, nil
 }
 
-// keeping is the script that makes the system's root. nix-store makes the folders
-// above it, and takes a root below /nix/var/nix/gcroots without --indirect in all
-// versions. Who may not write there has an indirect one below the home folder.
+// keeping is the script that makes the system's root. What is valid and locked
+// needs no more than the link, which root makes as nix-store would, only without
+// starting it. Others may be allowed no more than nix-store, which makes the folders
+// too, and takes a root below /nix/var/nix/gcroots without --indirect in all versions. Who
+// may not write there has an indirect one below the home folder.
 func keeping(t target.Target, path store.Path) (string, error) {
+	if t.Login() == target.DefaultUser {
+		dir, _ := filepath.Split(path.StagedRoot())
+		made, err := target.Quote("mkdir", "-p", dir)
+		if err != nil {
+			return "", err
+		}
+		linked, err := target.Quote("ln", "-sfn", string(path), path.StagedRoot())
+		return made + " && " + linked, err
+	}
 	if !mayKeep(t) {
 		line, err := target.Quote("nix-store", "--realise", string(path), "--indirect", "--add-root")
 		return fmt.Sprintf(`%s "${XDG_STATE_HOME:-$HOME/.local/state}/nx/roots/%s"`, line, path.Base()), err
@@ -71,12 +86,15 @@ func keeping(t target.Target, path store.Path) (string, error) {
 // mayKeep tells whether who logs in is root, or becomes it.
 func mayKeep(t target.Target) bool { return t.Login() == target.DefaultUser || len(t.Sudo) > 0 }
 
-// porter says what its place has and waits for a line before it makes the root.
-const porter = `command -v zstd >/dev/null 2>&1 && echo zstd
-df -Pk /nix/store 2>/dev/null | { read -r _; read -r _ _ _ free _ && echo "free $free"; }
-echo .
+// porter says what its place has, in one line, and waits for one before it makes
+// the root. Then it says so, since an exit status comes a round trip later: sshd's
+// kernel holds it back until what was sent before is acknowledged.
+const porter = `set -f
+z=$(command -v zstd)
+set -- $(df -Pk /nix/store 2>/dev/null | tail -n 1)
+echo "free ${4:-?} ${z:+zstd}"
 read -r _ || exit 0
-exec %s >/dev/null
+{ %s; } >/dev/null && echo kept
 `
 
 // Place returns what the porter found.
@@ -110,21 +128,25 @@ func (h *host) Keep(ctx context.Context) error {
 	}
 	h.keep.Close()
 	select {
+	case <-h.kept:
+		return nil
 	case <-h.done:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if h.ended != nil {
+	select {
+	case <-h.kept: // and ended
+		return nil
+	default:
 		return h.failed()
 	}
-	return nil
 }
 
 // failed says how the porter failed.
 func (h *host) failed() error {
 	e := &keepError{err: h.ended, log: string(h.stderr)}
 	if e.err == nil {
-		e.err = fmt.Errorf("ended too early")
+		e.err = errors.New("ended too early")
 	}
 	if !mayKeep(h.login) {
 		e.hint = fmt.Sprintf("user %q may lack the right: set target.sudo, such as [\"sudo\"]", h.login.Login())
@@ -141,39 +163,43 @@ func (h *host) Close() {
 	<-h.done
 }
 
-// A placeReader reads what the porter prints.
-type placeReader struct {
-	found chan closure.Place // nil once it was found
-	text  []byte
+// A porterReader reads the two lines that the porter prints.
+type porterReader struct {
+	h     *host
+	lines int
+	text  []byte // of the next one
 }
 
-func (r *placeReader) Write(b []byte) (int, error) {
-	if r.found == nil {
-		return len(b), nil
-	}
+func (r *porterReader) Write(b []byte) (int, error) {
 	r.text = append(r.text, b...)
-	facts, whole := bytes.CutSuffix(r.text, []byte(".\n"))
-	switch {
-	case whole:
-		r.found <- parsePlace(string(facts))
-		r.found, r.text = nil, nil
-	case len(r.text) > record.MaxLog:
-		return 0, fmt.Errorf("look at the host: it does not stop talking")
+	for {
+		line, rest, whole := bytes.Cut(r.text, []byte("\n"))
+		if !whole {
+			break
+		}
+		switch r.lines++; r.lines {
+		case 1:
+			r.h.place <- parsePlace(string(line))
+		case 2:
+			close(r.h.kept)
+		}
+		r.text = rest
+	}
+	if len(r.text) > record.MaxLog {
+		return 0, errors.New("look at the host: it does not stop talking")
 	}
 	return len(b), nil
 }
 
-func parsePlace(facts string) closure.Place {
+// parsePlace reads the porter's line: "free", KiB or "?", and "zstd" where it is.
+func parsePlace(line string) closure.Place {
 	var p closure.Place
-	for line := range strings.Lines(facts) {
-		switch word, value, _ := strings.Cut(strings.TrimSpace(line), " "); word {
-		case "zstd":
-			p.Zstd = true
-		case "free":
-			if kib, err := strconv.ParseUint(value, 10, 53); err == nil {
-				p.Free = max(kib<<10, 1) // none is known too
-			}
+	words := strings.Fields(line)
+	if len(words) > 1 && words[0] == "free" {
+		if kib, err := strconv.ParseUint(words[1], 10, 53); err == nil {
+			p.Free = max(kib<<10, 1) // none is known too
 		}
+		p.Zstd = slices.Contains(words[2:], "zstd")
 	}
 	return p
 }

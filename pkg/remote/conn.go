@@ -104,14 +104,18 @@ func (e *lostError) Unwrap() error { return e.err }
 // Lost tells that another connection may do better.
 func (e *lostError) Lost() bool { return true }
 
-// A countingConn counts what is received.
+// A countingConn counts what is received, and acknowledges it at once.
 type countingConn struct {
 	net.Conn
+	ack      func() // nil where there is nothing to do
 	received atomic.Int64
 }
 
 func (c *countingConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.received.Add(int64(n))
+	if c.ack != nil {
+		c.ack()
+	}
 	return n, err
 }
