@@ -56,9 +56,9 @@ func (c *closures) Run(ctx context.Context, p *cli.Process) error {
 	defer depot.Close()
 	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
 	courier := deliver.Courier{
-		Depot: depot,
-		Dial:  func(ctx context.Context, t target.Target) (deliver.Conn, error) { return dialer.Dial(ctx, t) },
-		Open:  func(ctx context.Context, serve deliver.Serve) deliver.Store { return nixserve.Open(ctx, serve) },
+		Depot:         depot,
+		Dial:          func(ctx context.Context, t target.Target) (deliver.Conn, error) { return dialer.Dial(ctx, t) },
+		Open:          func(ctx context.Context, serve deliver.Serve) deliver.Store { return nixserve.Open(ctx, serve) },
 		AddCompressed: nixserve.AddCompressed,
 		Compress:      c.Compress,
 		Sign:          sign,

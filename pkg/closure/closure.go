@@ -131,6 +131,7 @@ type copying struct {
 	notify func(Progress)
 
 	infos map[store.Path]store.Info // of what is missing
+	bulk  *bulk                     // nil when nothing goes compressed
 	line  meter
 
 	mu       sync.Mutex
@@ -167,6 +168,19 @@ func (c *copying) copy(ctx context.Context, root store.Path) error {
 		c.progress.Paths++
 		c.progress.Size += info.NarSize
 	}
+	var place Place
+	if !c.opt.DryRun {
+		if place, err = c.dst.Place(ctx); err != nil {
+			return err
+		}
+		if c.opt.Compress == Zstd && !place.Zstd {
+			return errors.New("compress with zstd: the host has no zstd")
+		}
+		if c.opt.Compress == Zstd || c.opt.Compress == Auto && place.Zstd && c.progress.Size >= worthwhile {
+			c.bulk = c.open(ctx)
+			defer c.bulk.close()
+		}
+	}
 	missing := infos
 	if len(infos) > 1 {
 		if missing, err = c.missing(ctx, infos, lock, false); err != nil {
@@ -186,17 +200,10 @@ func (c *copying) copy(ctx context.Context, root store.Path) error {
 	if len(missing) == 0 || c.opt.DryRun {
 		return nil
 	}
-	place, err := c.dst.Place(ctx)
-	if err != nil {
-		return err
-	}
 	if size := c.progress.MissingSize; place.Free > 0 && place.Free < size {
 		return &RoomError{Need: size, Free: place.Free}
 	}
-	if c.opt.Compress == Zstd && !place.Zstd {
-		return errors.New("compress with zstd: the host has no zstd")
-	}
-	return c.send(ctx, missing, place.Zstd)
+	return c.send(ctx, missing)
 }
 
 // missing returns those of infos that the sink lacks.
@@ -235,7 +242,7 @@ func count(missing []store.Info) func(*Progress) {
 const worthwhile = 256 << 10
 
 // send sends what is missing, compressed as long as that pays.
-func (c *copying) send(ctx context.Context, missing []store.Info, zstd bool) error {
+func (c *copying) send(ctx context.Context, missing []store.Info) error {
 	c.infos = make(map[store.Path]store.Info, len(missing))
 	missing = slices.Clone(missing) // it may be what the depot knows
 	for i, info := range missing {
@@ -246,24 +253,18 @@ func (c *copying) send(ctx context.Context, missing []store.Info, zstd bool) err
 		c.infos[info.Path] = info
 	}
 	compress := func() bool {
-		switch {
-		case c.opt.Compress == Zstd:
-			return true
-		case c.opt.Compress == Auto && zstd:
-			return c.progress.MissingSize >= worthwhile && c.line.slow()
-		}
-		return false
+		return c.opt.Compress == Zstd || c.progress.MissingSize >= worthwhile && c.line.slow()
 	}
 	next := 0
-	if compress() {
-		err := c.dst.AddCompressed(ctx, func(yield func(store.Info) bool) {
+	if c.bulk != nil && compress() {
+		err := c.bulk.add(func(yield func(store.Info) bool) {
 			for next < len(missing) && compress() {
 				next++
 				if !yield(missing[next-1]) {
 					return
 				}
 			}
-		}, c.dump(true), c.added)
+		})
 		if err != nil {
 			return err
 		}
@@ -272,6 +273,45 @@ func (c *copying) send(ctx context.Context, missing []store.Info, zstd bool) err
 		return nil
 	}
 	return c.dst.AddToStoreNar(ctx, missing[next:], c.dump(false), c.added)
+}
+
+// A bulk is a call of AddCompressed that began before it is known what goes, while
+// that is asked: a session takes some round trips to open.
+type bulk struct {
+	infos chan iter.Seq[store.Info] // gets what goes, or is closed
+	done  chan error
+	used  bool
+}
+
+func (c *copying) open(ctx context.Context) *bulk {
+	b := &bulk{infos: make(chan iter.Seq[store.Info]), done: make(chan error, 1)}
+	go func() {
+		b.done <- c.dst.AddCompressed(ctx, func(yield func(store.Info) bool) {
+			if infos, ok := <-b.infos; ok {
+				infos(yield)
+			}
+		}, c.dump(true), c.added)
+	}()
+	return b
+}
+
+// add adds what infos has, in the end.
+func (b *bulk) add(infos iter.Seq[store.Info]) error {
+	b.used = true
+	select {
+	case b.infos <- infos:
+		return <-b.done
+	case err := <-b.done: // it could not be opened
+		return err
+	}
+}
+
+// close ends a bulk that was not used.
+func (b *bulk) close() {
+	if !b.used {
+		close(b.infos)
+		<-b.done
+	}
 }
 
 func (c *copying) added(info store.Info) {
@@ -293,7 +333,6 @@ func (c *copying) dump(zstd bool) Dump {
 			if err != nil {
 				return err
 			}
-			c.line.nar += nar
 			c.line.wire += uint64(len(b))
 			c.step(Sending, func(p *Progress) {
 				p.Gone += nar
@@ -313,14 +352,16 @@ const sample = 4 << 20
 
 // A meter tells what the sender of compressed NARs waits for.
 type meter struct {
-	nar, wire uint64        // bytes before and after compression
-	waiting   time.Duration // for pieces to be read and compressed
-	sending   time.Duration // for the line to take them
+	wire    uint64        // bytes sent
+	waiting time.Duration // for pieces to be read and compressed
+	sending time.Duration // for the line to take them
 }
 
-// slow tells whether compression pays, and that it does as long as nothing is known.
+// slow tells whether the line is what one waits for, as it is taken to be as long as
+// nothing is known. What cannot be compressed is no reason to stop: it goes through
+// unchanged and fast.
 func (m *meter) slow() bool {
-	return m.wire < sample || m.sending >= m.waiting && m.wire < m.nar/10*9
+	return m.wire < sample || m.sending >= m.waiting
 }
 
 // A RoomError says that what is missing does not fit.

@@ -143,13 +143,22 @@ func (m *memory) AddToStoreNar(ctx context.Context, infos []store.Info, dump Dum
 }
 
 func (m *memory) AddCompressed(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info)) error {
-	m.ask("add zstd")
 	decoder, err := zstd.NewReader(nil)
 	if err != nil {
 		return err
 	}
 	defer decoder.Close()
-	return m.add(ctx, infos, dump, added, func(b []byte) ([]byte, error) { return decoder.DecodeAll(b, nil) })
+	return m.add(ctx, func(yield func(store.Info) bool) {
+		first := true
+		for i := range infos {
+			if first {
+				m.ask("add zstd") // it may have waited for the first one
+			}
+			if first = false; !yield(i) {
+				return
+			}
+		}
+	}, dump, added, func(b []byte) ([]byte, error) { return decoder.DecodeAll(b, nil) })
 }
 
 func (m *memory) add(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info), decode func([]byte) ([]byte, error)) error {

@@ -45,6 +45,13 @@ func TestAddCompressed(t *testing.T) {
 	check(t, source.Close())
 }
 
+// A server that was asked nothing ends, though nobody awaits its greeting.
+func TestNothingAsked(t *testing.T) {
+	greeter := Command("/bin/sh", "-c", "printf '"+le(serverMagic)+le(offered)+"'; exec cat >/dev/null")
+	check(t, Open(t.Context(), greeter).Close())
+	check(t, AddCompressed(t.Context(), greeter, slices.Values(objects(0)), dumpThousand, func(store.Info) {}))
+}
+
 // A server that goes: the error is its last words.
 func TestAddCompressedFails(t *testing.T) {
 	for _, tt := range []struct {

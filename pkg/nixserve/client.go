@@ -107,6 +107,7 @@ func open(ctx context.Context, run Run, encode func(io.Writer) io.Writer) *Clien
 // returned it before.
 func (c *Client) Close() error {
 	c.stdin.Close()
+	go io.Copy(io.Discard, c.stdout.Reader) // a greeting that nobody awaited; it ends with the server
 	<-c.done
 	c.cancel(nil)
 	if c.ended != nil && c.broken == nil {
