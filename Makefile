@@ -1,7 +1,7 @@
 # nx: NixOS deployments as a pipeline of small programs. "make" lists what can be made.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build install setup test check-quick lint demo bench bench-eval fuzz clean
+.PHONY: help build install setup test check-quick lint demo bench bench-eval bench-copy fuzz clean
 
 GO ?= go
 PREFIX ?= /usr/local
@@ -47,6 +47,9 @@ bench: ## Run the benchmarks, each BENCHTIME (default 10x)
 
 bench-eval: ## Compare nx-eval with plain nix-instantiate on HOSTS (default 10) of NXTEST_NIXPKGS
 	$(GO) run ./pkg/eval/bench -hosts $(or $(HOSTS),10) $(if $(MAX_MEMORY),-max-memory $(MAX_MEMORY))
+
+bench-copy: ## Compare nx-copy with Nix' own tools, each row BENCHTIME (default 3x); ROW chooses, as in ROW=WAN
+	$(GO) test -run '^$$' -bench 'Copy/$(ROW)' -benchtime $(or $(BENCHTIME),3x) -timeout 60m ./pkg/deliver
 
 fuzz: ## Run each fuzz target for FUZZTIME (default 20s)
 	GO='$(GO)' scripts/fuzz

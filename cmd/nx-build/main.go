@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -66,6 +67,8 @@ func (c *realise) Run(ctx context.Context, p *cli.Process, flags *commands) erro
 	}
 	local := nixserve.Local()
 	defer local.Close()
+	depot := &closure.Depot{Source: local, Log: p.Log}
+	defer depot.Close()
 	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
 	b := &build.Builder{
 		Nix: func(network []string) build.Realiser {
@@ -75,11 +78,7 @@ func (c *realise) Run(ctx context.Context, p *cli.Process, flags *commands) erro
 		Targets: build.Targets{
 			Dial: func(ctx context.Context, t target.Target) (build.Conn, error) { return dialer.Dial(ctx, t) },
 			Open: func(ctx context.Context, serve build.Serve) (build.HostStore, error) {
-				client, err := nixserve.Open(ctx, nixserve.Run(serve))
-				if err != nil {
-					return nil, err
-				}
-				return &hostStore{client, local}, nil
+				return &hostStore{nixserve.Open(ctx, nixserve.Run(serve)), depot}, nil
 			},
 			Nix: func(run build.Command, log *slog.Logger) build.HostRealiser {
 				return &nixcmd.Nix{Run: run, Log: log}
@@ -118,16 +117,25 @@ func (c *realise) Run(ctx context.Context, p *cli.Process, flags *commands) erro
 	return err
 }
 
-// A hostStore is the store behind a client, to which closures go from another one.
+// A hostStore is the store behind a client, to which derivations go from a depot:
+// small files, sent as they are.
 type hostStore struct {
 	*nixserve.Client
-	from closure.Source
+	from *closure.Depot
+}
+
+// Place is that of [closure.Sink]: nothing is known of it.
+func (s *hostStore) Place(context.Context) (closure.Place, error) { return closure.Place{}, nil }
+
+// AddCompressed is that of [closure.Sink].
+func (s *hostStore) AddCompressed(context.Context, iter.Seq[store.Info], closure.Dump, func(store.Info)) error {
+	return errors.ErrUnsupported // not where the place has no zstd
 }
 
 // Add is that of [build.HostStore].
 func (s *hostStore) Add(ctx context.Context, drv store.Path, known func(paths, missing int, bytes uint64)) error {
-	_, err := closure.Copy(ctx, s.from, s.Client, drv, func(added store.Path, p closure.Progress) {
-		if added == "" {
+	_, err := s.from.Copy(ctx, s, drv, closure.Options{}, func(p closure.Progress) {
+		if p.Step == closure.Copying {
 			known(p.Paths, p.Missing, p.MissingSize)
 		}
 	})

@@ -7,12 +7,17 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"time"
 
 	"nx/pkg/cli"
+	"nx/pkg/closure"
 	"nx/pkg/deliver"
 	"nx/pkg/nixserve"
 	"nx/pkg/record"
 	"nx/pkg/remote"
+	"nx/pkg/store"
 	"nx/pkg/stream"
 	"nx/pkg/target"
 )
@@ -25,26 +30,61 @@ type commands struct {
 
 type closures struct {
 	cli.Files
+
+	Compress   closure.Compression `enum:"auto,zstd,none" default:"auto" placeholder:"HOW" help:"Send zstd to targets that have it: auto, until it turns out that the line is faster than compression, zstd, always, or none (default ${default})."`
+	SignKey    string              `type:"path" placeholder:"FILE" help:"Sign what is sent with the secret key in FILE, as made by nix-store --generate-binary-cache-key, for targets that trust its public key but not the user."`
+	SpoolSize  cli.Size            `default:"2G" placeholder:"SIZE" help:"What is read for several targets is kept for the slower ones in a file of at most SIZE, in TMPDIR or /var/tmp (default ${default})."`
+	Timeout    time.Duration       `default:"10m" placeholder:"TIME" help:"Give a target up when nothing has moved for TIME (default ${default})."`
+	TargetHost string              `placeholder:"HOST" help:"Reach the targets there, whatever their records say."`
+	TargetPort int                 `placeholder:"PORT" help:"Reach the targets at this port, whatever their records say."`
+	DryRun     bool                `help:"Say what each target lacks, and send nothing."`
 }
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *closures) Run(ctx context.Context, p *cli.Process) error {
+	sign, err := c.signer()
+	if err != nil {
+		return &cli.UsageError{Err: err}
+	}
 	s, err := p.Stream(record.Copy, c.Files.Files)
 	if err != nil {
 		return err
 	}
 	local := nixserve.Local()
 	defer local.Close()
+	depot := &closure.Depot{Source: local, SpoolSize: int64(c.SpoolSize), Log: p.Log}
+	defer depot.Close()
 	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
 	courier := deliver.Courier{
-		Local: local,
-		Dial:  func(ctx context.Context, t target.Target) (deliver.Conn, error) { return dialer.Dial(ctx, t) },
-		Open: func(ctx context.Context, serve deliver.Serve) (deliver.Store, error) {
-			return nixserve.Open(ctx, nixserve.Run(serve))
-		},
-		Log: p.Log,
+		Depot:         depot,
+		Dial:          func(ctx context.Context, t target.Target) (deliver.Conn, error) { return dialer.Dial(ctx, t) },
+		Open:          func(ctx context.Context, serve deliver.Serve) deliver.Store { return nixserve.Open(ctx, serve) },
+		AddCompressed: nixserve.AddCompressed,
+		Compress:      c.Compress,
+		Sign:          sign,
+		DryRun:        c.DryRun,
+		TargetHost:    c.TargetHost,
+		TargetPort:    c.TargetPort,
+		Timeout:       c.Timeout,
+		Log:           p.Log,
 	}
 	return stream.Each(ctx, s, p.Jobs, courier.Host)
+}
+
+// signer returns what signs with --sign-key, nil without it.
+func (c *closures) signer() (func(store.Info) string, error) {
+	if c.SignKey == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(c.SignKey)
+	if err != nil {
+		return nil, fmt.Errorf("--sign-key: %w", err)
+	}
+	key, err := store.ParseSecretKey(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("--sign-key %s: %w", c.SignKey, err)
+	}
+	return key.Sign, nil
 }
 
 func main() {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"net"
 	"os"
@@ -120,15 +121,25 @@ func derivations(t *testing.T, expression string) map[string]store.Path {
 	return drvs
 }
 
-// A hostStore is the store of a host, to which closures go from this machine's.
+// A hostStore is the store behind a client, to which derivations go from a depot:
+// small files, sent as they are.
 type hostStore struct {
 	*nixserve.Client
-	from closure.Source
+	from *closure.Depot
 }
 
+// Place is that of [closure.Sink]: nothing is known of it.
+func (s *hostStore) Place(context.Context) (closure.Place, error) { return closure.Place{}, nil }
+
+// AddCompressed is that of [closure.Sink].
+func (s *hostStore) AddCompressed(context.Context, iter.Seq[store.Info], closure.Dump, func(store.Info)) error {
+	return errors.ErrUnsupported // not where the place has no zstd
+}
+
+// Add is that of [build.HostStore].
 func (s *hostStore) Add(ctx context.Context, drv store.Path, known func(paths, missing int, bytes uint64)) error {
-	_, err := closure.Copy(ctx, s.from, s.Client, drv, func(added store.Path, p closure.Progress) {
-		if added == "" {
+	_, err := s.from.Copy(ctx, s, drv, closure.Options{}, func(p closure.Progress) {
+		if p.Step == closure.Copying {
 			known(p.Paths, p.Missing, p.MissingSize)
 		}
 	})
@@ -138,7 +149,11 @@ func (s *hostStore) Add(ctx context.Context, drv store.Path, known func(paths, m
 // builder is the stage as nx-build has it, for hosts that build by themselves.
 func builder(t *testing.T, j *journal) *build.Builder {
 	local := nixserve.Local()
-	t.Cleanup(func() { check(t, local.Close()) })
+	depot := &closure.Depot{Source: local}
+	t.Cleanup(func() {
+		check(t, depot.Close())
+		check(t, local.Close())
+	})
 	// Silence on the line is noticed sooner than by default, to spare the tests' time.
 	dialer := remote.Dialer{Config: os.DevNull, AliveInterval: time.Second, AliveCount: 3}
 	yes := true
@@ -147,8 +162,7 @@ func builder(t *testing.T, j *journal) *build.Builder {
 		Targets: build.Targets{
 			Dial: func(ctx context.Context, t target.Target) (build.Conn, error) { return dialer.Dial(ctx, t) },
 			Open: func(ctx context.Context, serve build.Serve) (build.HostStore, error) {
-				client, err := nixserve.Open(ctx, serve)
-				return &hostStore{client, local}, err
+				return &hostStore{nixserve.Open(ctx, serve), depot}, nil
 			},
 			Nix: func(run build.Command, log *slog.Logger) build.HostRealiser {
 				return &nixcmd.Nix{Run: run, Log: log}

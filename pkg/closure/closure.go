@@ -5,9 +5,13 @@ package closure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
+	"sync"
+	"time"
 
 	"nx/pkg/store"
 )
@@ -32,87 +36,413 @@ type Sink interface {
 	// the store first fetches what it can from elsewhere.
 	QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error)
 
+	// Place returns what there is where the store is.
+	Place(ctx context.Context) (Place, error)
+
 	// AddToStoreNar adds objects in their order, with the contents that dump
 	// writes. It calls added, in order and one at a time, for each object that
 	// has become valid, and not after it returned.
-	AddToStoreNar(ctx context.Context, infos []store.Info,
-		dump func(context.Context, store.Path, io.Writer) error, added func(store.Info)) error
+	AddToStoreNar(ctx context.Context, infos []store.Info, dump Dump, added func(store.Info)) error
+
+	// AddCompressed is AddToStoreNar for a dump that writes zstd frames, and for
+	// as many objects as infos turns out to have. The place must have zstd.
+	AddCompressed(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info)) error
 }
+
+// A Dump writes the NAR of an object.
+type Dump = func(context.Context, store.Path, io.Writer) error
+
+// A Place is where a sink is.
+type Place struct {
+	Free uint64 // bytes that the store may still take; 0 when that is not known
+	Zstd bool   // zstd frames can be decompressed there
+}
+
+// A Compression says how NARs go over the line.
+type Compression string
+
+const (
+	Auto Compression = "auto" // compressed, until it turns out that the line is not what one waits for
+	Zstd Compression = "zstd" // compressed, an error where the sink's place has no zstd
+	None Compression = "none"
+)
+
+// Options say how a closure is copied. The zero value is a copy as it stands.
+type Options struct {
+	// Substitute has the sink fetch what it can from elsewhere first.
+	Substitute bool
+
+	// Compress is None when empty.
+	Compress Compression
+
+	// DryRun only says what is missing: nothing is locked, fetched or sent.
+	DryRun bool
+
+	// Sign, if not nil, returns a signature of an object, for a sink that does
+	// not trust who asks.
+	Sign func(store.Info) string
+}
+
+// A Step is where a copy is.
+type Step int
+
+const (
+	Substituting Step = iota // what is missing is asked of the sink's own sources; Missing counts it
+	Copying                  // it is known what is missing
+	Sending                  // more of it has gone
+	Added                    // Path is valid there
+)
 
 // Progress is how far a copy has come. Sizes are bytes of NARs.
 type Progress struct {
-	Paths, Missing, Sent int    // in the closure; of them not in the sink at first; of them added
+	Step Step
+	Path store.Path // of Added
+
+	Paths, Missing, Sent int    // in the closure, 0 when the sink has its root; not in the sink; added
 	Size                 uint64 // of Paths
 	MissingSize          uint64
-	SentSize             uint64
+	SentSize             uint64 // of objects that were added
+	Gone                 uint64 // of what was sent, whether it was added or not
+	Wire                 uint64 // what that took on the line, in bytes
+	Substituted          int    // paths that the sink fetched
 }
 
-// Copy copies root with its closure from src to dst, which is asked once for what
-// it lacks, and locks all of it in the same request. What root refers to goes
-// first, so that dst is whole after each object; whatever it has added stays
-// after an error, and another Copy sends the rest.
+// Copy copies root with its closure from the depot's source to dst, which is
+// asked whether it has root, and else what it lacks, and locks that in the same
+// request. What root refers to goes first, so that dst is whole after each object; whatever it has added
+// stays after an error, and another Copy sends the rest.
 //
-// Notify, if not nil, is called when it is known what is missing, with an empty
-// path, and then with each path that was added. The returned Progress is the last
-// one, on error too.
-func Copy(ctx context.Context, src Source, dst Sink, root store.Path, notify func(store.Path, Progress)) (Progress, error) {
-	var p Progress
+// Notify, if not nil, is called at each [Step], by one goroutine at a time. The
+// returned Progress is the last one, on error too.
+func (d *Depot) Copy(ctx context.Context, dst Sink, root store.Path, opt Options, notify func(Progress)) (Progress, error) {
 	if notify == nil {
-		notify = func(store.Path, Progress) {}
+		notify = func(Progress) {}
 	}
-	infos, err := sorted(ctx, src, root)
+	c := &copying{depot: d, dst: dst, opt: opt, notify: notify}
+	err := c.copy(ctx, root)
+	return c.progress, err
+}
+
+// A copying is one Copy under way.
+type copying struct {
+	depot  *Depot
+	dst    Sink
+	opt    Options
+	notify func(Progress)
+
+	infos map[store.Path]store.Info // of what is missing
+	bulk  *bulk                     // nil when nothing goes compressed
+	line  meter
+
+	mu       sync.Mutex
+	progress Progress
+}
+
+// step changes the progress and says so.
+func (c *copying) step(s Step, f func(*Progress)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.progress.Step, c.progress.Path = s, ""
+	f(&c.progress)
+	c.notify(c.progress)
+}
+
+func (c *copying) copy(ctx context.Context, root store.Path) error {
+	lock := !c.opt.DryRun
+	// Who has the root has all of it, and keeps all of it for the root's sake: that is
+	// a question of one path, where that for all would fill a long line for some
+	// round trips each way.
+	there, err := c.dst.QueryValidPaths(ctx, []store.Path{root}, lock, false)
 	if err != nil {
-		return p, err
+		return err
 	}
+	if len(there) > 0 {
+		c.step(Copying, count(nil))
+		return nil
+	}
+	infos, err := c.depot.sorted(ctx, root)
+	if err != nil {
+		return err
+	}
+	for _, info := range infos {
+		c.progress.Paths++
+		c.progress.Size += info.NarSize
+	}
+	var place Place
+	if !c.opt.DryRun {
+		if place, err = c.dst.Place(ctx); err != nil {
+			return err
+		}
+		if c.opt.Compress == Zstd && !place.Zstd {
+			return errors.New("compress with zstd: the host has no zstd")
+		}
+		if c.opt.Compress == Zstd || c.opt.Compress == Auto && place.Zstd && c.progress.Size >= worthwhile {
+			c.bulk = c.open(ctx)
+			defer c.bulk.close()
+		}
+	}
+	missing := infos
+	if len(infos) > 1 {
+		if missing, err = c.missing(ctx, infos, lock, false); err != nil {
+			return err
+		}
+	}
+	if c.opt.Substitute && !c.opt.DryRun && len(missing) > 0 {
+		c.step(Substituting, count(missing))
+		left, err := c.missing(ctx, missing, true, true)
+		if err != nil {
+			return err
+		}
+		c.progress.Substituted = len(missing) - len(left)
+		missing = left
+	}
+	c.step(Copying, count(missing))
+	if len(missing) == 0 || c.opt.DryRun {
+		return nil
+	}
+	if size := c.progress.MissingSize; place.Free > 0 && place.Free < size {
+		return &RoomError{Need: size, Free: place.Free}
+	}
+	return c.send(ctx, missing)
+}
+
+// missing returns those of infos that the sink lacks.
+func (c *copying) missing(ctx context.Context, infos []store.Info, lock, substitute bool) ([]store.Info, error) {
 	paths := make([]store.Path, len(infos))
 	for i, info := range infos {
 		paths[i] = info.Path
-		p.Paths++
-		p.Size += info.NarSize
 	}
-	valid, err := dst.QueryValidPaths(ctx, paths, true, false)
+	valid, err := c.dst.QueryValidPaths(ctx, paths, lock, substitute)
 	if err != nil {
-		return p, err
+		return nil, err
 	}
 	there := make(map[store.Path]bool, len(valid))
 	for _, path := range valid {
 		there[path] = true
 	}
-	missing := slices.DeleteFunc(infos, func(i store.Info) bool { return there[i.Path] })
-	for _, info := range missing {
-		p.Missing++
-		p.MissingSize += info.NarSize
+	var missing []store.Info
+	for _, info := range infos {
+		if !there[info.Path] {
+			missing = append(missing, info)
+		}
 	}
-	notify("", p)
-	if len(missing) == 0 {
-		return p, nil
-	}
-	err = dst.AddToStoreNar(ctx, missing, src.DumpStorePath, func(info store.Info) {
-		p.Sent++
-		p.SentSize += info.NarSize
-		notify(info.Path, p)
-	})
-	return p, err
+	return missing, nil
 }
 
-// sorted returns the closure of root, each object behind those it refers to.
-func sorted(ctx context.Context, src Source, root store.Path) ([]store.Info, error) {
-	paths, err := src.QueryClosure(ctx, []store.Path{root})
+func count(missing []store.Info) func(*Progress) {
+	return func(p *Progress) {
+		p.Missing, p.MissingSize = len(missing), 0
+		for _, info := range missing {
+			p.MissingSize += info.NarSize
+		}
+	}
+}
+
+// worthwhile is from how many bytes on a compressed copy takes its own round trip.
+const worthwhile = 256 << 10
+
+// send sends what is missing, compressed as long as that pays.
+func (c *copying) send(ctx context.Context, missing []store.Info) error {
+	c.infos = make(map[store.Path]store.Info, len(missing))
+	missing = slices.Clone(missing) // it may be what the depot knows
+	for i, info := range missing {
+		if c.opt.Sign != nil {
+			info.Sigs = append(slices.Clip(info.Sigs), c.opt.Sign(info))
+			missing[i] = info
+		}
+		c.infos[info.Path] = info
+	}
+	compress := func() bool {
+		return c.opt.Compress == Zstd || c.progress.MissingSize >= worthwhile && c.line.slow()
+	}
+	next := 0
+	if c.bulk != nil && compress() {
+		err := c.bulk.add(func(yield func(store.Info) bool) {
+			for next < len(missing) && compress() {
+				next++
+				if !yield(missing[next-1]) {
+					return
+				}
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if next == len(missing) {
+		return nil
+	}
+	return c.dst.AddToStoreNar(ctx, missing[next:], c.dump(false), c.added)
+}
+
+// A bulk is a call of AddCompressed that began before it is known what goes, while
+// that is asked: a session takes some round trips to open.
+type bulk struct {
+	infos chan iter.Seq[store.Info] // gets what goes, or is closed
+	done  chan error
+	used  bool
+}
+
+func (c *copying) open(ctx context.Context) *bulk {
+	b := &bulk{infos: make(chan iter.Seq[store.Info]), done: make(chan error, 1)}
+	go func() {
+		b.done <- c.dst.AddCompressed(ctx, func(yield func(store.Info) bool) {
+			if infos, ok := <-b.infos; ok {
+				infos(yield)
+			}
+		}, c.dump(true), c.added)
+	}()
+	return b
+}
+
+// add adds what infos has, in the end.
+func (b *bulk) add(infos iter.Seq[store.Info]) error {
+	b.used = true
+	select {
+	case b.infos <- infos:
+		return <-b.done
+	case err := <-b.done: // it could not be opened
+		return err
+	}
+}
+
+// close ends a bulk that was not used.
+func (b *bulk) close() {
+	if !b.used {
+		close(b.infos)
+		<-b.done
+	}
+}
+
+func (c *copying) added(info store.Info) {
+	c.step(Added, func(p *Progress) {
+		p.Path = info.Path
+		p.Sent++
+		p.SentSize += info.NarSize
+	})
+}
+
+// dump is what the sink calls for contents.
+func (c *copying) dump(zstd bool) Dump {
+	return func(ctx context.Context, path store.Path, w io.Writer) error {
+		began, sending := time.Now(), time.Duration(0)
+		err := c.depot.WriteNAR(ctx, c.infos[path], zstd, func(b []byte, nar uint64) error {
+			start := time.Now()
+			_, err := w.Write(b)
+			sending += time.Since(start)
+			if err != nil {
+				return err
+			}
+			c.line.wire += uint64(len(b))
+			c.step(Sending, func(p *Progress) {
+				p.Gone += nar
+				p.Wire += uint64(len(b))
+			})
+			return nil
+		})
+		c.line.sending += sending
+		c.line.waiting += time.Since(began) - sending
+		return err
+	}
+}
+
+// sample is how many compressed bytes go before the line is judged: the first two
+// MiB are taken by sshd's window at once, whatever the line.
+const sample = 4 << 20
+
+// A meter tells what the sender of compressed NARs waits for.
+type meter struct {
+	wire    uint64        // bytes sent
+	waiting time.Duration // for pieces to be read and compressed
+	sending time.Duration // for the line to take them
+}
+
+// slow tells whether the line is what one waits for, as it is taken to be as long as
+// nothing is known. What cannot be compressed is no reason to stop: it goes through
+// unchanged and fast.
+func (m *meter) slow() bool {
+	return m.wire < sample || m.sending >= m.waiting
+}
+
+// A RoomError says that what is missing does not fit.
+type RoomError struct {
+	Need, Free uint64 // bytes
+}
+
+func (e *RoomError) Error() string {
+	const mb = 1e6
+	return fmt.Sprintf("%.1f MB are missing, but only %.1f MB are free", float64(e.Need)/mb, float64(e.Free)/mb)
+}
+
+// Prepare asks the source for the closure of root, so that a Copy that comes later
+// finds it known. Whether that succeeds is for Copy to say.
+func (d *Depot) Prepare(ctx context.Context, root store.Path) { d.sorted(ctx, root) }
+
+// A listed is a closure that is known, or being asked for.
+type listed struct {
+	mu    sync.Mutex
+	infos []store.Info // nil as long as it is not known
+}
+
+// sorted returns the closure of root, each object behind those it refers to. What
+// an object refers to never changes, so hosts with one system cost one question.
+func (d *Depot) sorted(ctx context.Context, root store.Path) ([]store.Info, error) {
+	d.start()
+	d.mu.Lock()
+	l := d.closures[root]
+	if l == nil {
+		l = new(listed)
+		d.closures[root] = l
+	}
+	d.mu.Unlock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.infos != nil {
+		return l.infos, nil
+	}
+	paths, err := d.Source.QueryClosure(ctx, []store.Path{root})
 	if err != nil {
 		return nil, err
 	}
-	infos, err := src.QueryPathInfos(ctx, paths)
+	known, err := d.lookUp(ctx, paths)
 	if err != nil {
 		return nil, err
 	}
-	s := sorter{known: make(map[store.Path]store.Info, len(infos)), state: make(map[store.Path]state, len(infos))}
-	for _, info := range infos {
-		s.known[info.Path] = info
-	}
+	s := sorter{known: known, state: make(map[store.Path]state, len(known))}
 	if err := s.visit(root); err != nil {
 		return nil, fmt.Errorf("sort closure of %s: %w", root, err)
 	}
-	return s.out, nil
+	l.infos = s.out
+	return l.infos, nil
+}
+
+// lookUp returns what the source records of paths. What hosts have in common is
+// asked for and kept once.
+func (d *Depot) lookUp(ctx context.Context, paths []store.Path) (map[store.Path]store.Info, error) {
+	known := make(map[store.Path]store.Info, len(paths))
+	var unknown []store.Path
+	d.mu.Lock()
+	for _, p := range paths {
+		if info, ok := d.infos[p]; ok {
+			known[p] = info
+		} else {
+			unknown = append(unknown, p)
+		}
+	}
+	d.mu.Unlock()
+	if len(unknown) == 0 {
+		return known, nil
+	}
+	infos, err := d.Source.QueryPathInfos(ctx, unknown)
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, info := range infos {
+		known[info.Path], d.infos[info.Path] = info, info
+	}
+	return known, nil
 }
 
 type state int

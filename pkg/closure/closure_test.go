@@ -2,14 +2,21 @@ package closure
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 
 	"nx/pkg/store"
 )
@@ -31,11 +38,16 @@ func paths(names string) []store.Path {
 // real store would.
 type memory struct {
 	refs     map[store.Path][]store.Path
+	mu       sync.Mutex
 	requests []string // what it was asked, in order
 
 	vanished store.Path // dumping it is an error
 	full     store.Path // adding it is an error
 	locked   []store.Path
+	place    Place
+	size     int                     // of each NAR, 10 when 0
+	noise    bool                    // NARs cannot be compressed
+	caches   map[store.Path]struct{} // what it can fetch
 }
 
 // newMemory makes a store of objects described as "a:bc": a refers to b and c.
@@ -48,7 +60,11 @@ func newMemory(objects string) *memory {
 	return m
 }
 
-func (m *memory) ask(what string) { m.requests = append(m.requests, what) }
+func (m *memory) ask(what string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.requests = append(m.requests, what)
+}
 
 func (m *memory) QueryClosure(_ context.Context, roots []store.Path) ([]store.Path, error) {
 	m.ask("closure")
@@ -83,7 +99,7 @@ func (m *memory) QueryPathInfos(_ context.Context, paths []store.Path) ([]store.
 	var infos []store.Info
 	for _, p := range paths {
 		if p != m.vanished {
-			infos = append(infos, store.Info{Path: p, References: m.refs[p], NarSize: 10})
+			infos = append(infos, store.Info{Path: p, References: m.refs[p], NarSize: uint64(cmp.Or(m.size, 10))})
 		}
 	}
 	return infos, nil
@@ -91,23 +107,62 @@ func (m *memory) QueryPathInfos(_ context.Context, paths []store.Path) ([]store.
 
 func (m *memory) DumpStorePath(_ context.Context, p store.Path, w io.Writer) error {
 	m.ask("dump " + p.Name())
-	_, err := io.WriteString(w, p.Name())
+	_, err := w.Write(m.nar(p))
 	return err
 }
 
-func (m *memory) QueryValidPaths(_ context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error) {
-	m.ask("valid")
-	if !lock || substitute {
-		return nil, fmt.Errorf("lock %v, substitute %v", lock, substitute)
+// nar returns the contents of an object, its name over and over.
+func (m *memory) nar(p store.Path) []byte {
+	size := cmp.Or(m.size, 10)
+	if m.noise {
+		b := make([]byte, size)
+		rand.NewChaCha8(sha256.Sum256([]byte(p))).Read(b)
+		return b
 	}
-	m.locked = paths
+	return []byte(strings.Repeat(p.Name(), size/len(p.Name())+1))[:size]
+}
+
+func (m *memory) QueryValidPaths(_ context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error) {
+	m.ask(fmt.Sprintf("valid %d", len(paths)))
+	if lock {
+		m.locked = append(m.locked, paths...)
+	}
+	for _, p := range paths {
+		if _, ok := m.caches[p]; ok && substitute {
+			m.refs[p] = nil
+		}
+	}
 	return slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { _, ok := m.refs[p]; return !ok }), nil
 }
 
-func (m *memory) AddToStoreNar(ctx context.Context, infos []store.Info,
-	dump func(context.Context, store.Path, io.Writer) error, added func(store.Info)) error {
+func (m *memory) Place(context.Context) (Place, error) { return m.place, nil }
+
+func (m *memory) AddToStoreNar(ctx context.Context, infos []store.Info, dump Dump, added func(store.Info)) error {
 	m.ask("add")
-	for _, i := range infos {
+	return m.add(ctx, slices.Values(infos), dump, added, func(b []byte) ([]byte, error) { return b, nil })
+}
+
+func (m *memory) AddCompressed(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info)) error {
+	decoder, err := zstd.NewReader(nil)
+	if err != nil {
+		return err
+	}
+	defer decoder.Close()
+	return m.add(ctx, func(yield func(store.Info) bool) {
+		first := true
+		for i := range infos {
+			if first {
+				m.ask("add zstd") // it may have waited for the first one
+			}
+			if first = false; !yield(i) {
+				return
+			}
+		}
+	}, dump, added, func(b []byte) ([]byte, error) { return decoder.DecodeAll(b, nil) })
+}
+
+func (m *memory) add(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info), decode func([]byte) ([]byte, error)) error {
+	for i := range infos {
 		for _, r := range i.References {
 			if _, ok := m.refs[r]; !ok && r != i.Path {
 				return fmt.Errorf("%s refers to %s, which is not there", i.Path.Name(), r.Name())
@@ -120,7 +175,11 @@ func (m *memory) AddToStoreNar(ctx context.Context, infos []store.Info,
 		if err := dump(ctx, i.Path, &nar); err != nil {
 			return err
 		}
-		if i.Path == m.full || nar.String() != i.Path.Name() {
+		b, err := decode(nar.Bytes())
+		if err != nil {
+			return err
+		}
+		if i.Path == m.full || !bytes.Equal(b, m.nar(i.Path)) {
 			return fmt.Errorf("add %s: no space left on device", i.Path.Name())
 		}
 		m.refs[i.Path] = i.References
@@ -140,17 +199,18 @@ func TestCopy(t *testing.T) {
 		wantErr  string
 	}{
 		{name: "one object", from: "a", sent: "a", want: Progress{Paths: 1, Missing: 1, Sent: 1, Size: 10, MissingSize: 10, SentSize: 10}},
-		{name: "chain", from: "a:b b:c c", sent: "c b a", want: Progress{3, 3, 3, 30, 30, 30}},
-		{name: "diamond", from: "a:bc b:d c:d d", sent: "d b c a", want: Progress{4, 4, 4, 40, 40, 40}},
-		{name: "long way before the short", from: "a:zb b:c c:z z", sent: "z c b a", want: Progress{4, 4, 4, 40, 40, 40}},
-		{name: "refers to itself", from: "a:ab b:b", sent: "b a", want: Progress{2, 2, 2, 20, 20, 20}},
-		{name: "only what is missing", from: "a:bc b:d c:d d", to: "d c:d x", sent: "b a", want: Progress{4, 2, 2, 40, 20, 20}},
-		{name: "only what is referred to", from: "a:b b x:a", sent: "b a", want: Progress{2, 2, 2, 20, 20, 20}},
-		{name: "all there", from: "a:b b", to: "a:b b", want: Progress{Paths: 2, Size: 20}},
+		{name: "chain", from: "a:b b:c c", sent: "c b a", want: Progress{Paths: 3, Missing: 3, Sent: 3, Size: 30, MissingSize: 30, SentSize: 30}},
+		{name: "diamond", from: "a:bc b:d c:d d", sent: "d b c a", want: Progress{Paths: 4, Missing: 4, Sent: 4, Size: 40, MissingSize: 40, SentSize: 40}},
+		{name: "long way before the short", from: "a:zb b:c c:z z", sent: "z c b a", want: Progress{Paths: 4, Missing: 4, Sent: 4, Size: 40, MissingSize: 40, SentSize: 40}},
+		{name: "refers to itself", from: "a:ab b:b", sent: "b a", want: Progress{Paths: 2, Missing: 2, Sent: 2, Size: 20, MissingSize: 20, SentSize: 20}},
+		{name: "only what is missing", from: "a:bc b:d c:d d", to: "d c:d x", sent: "b a", want: Progress{Paths: 4, Missing: 2, Sent: 2, Size: 40, MissingSize: 20, SentSize: 20}},
+		{name: "only what is referred to", from: "a:b b x:a", sent: "b a", want: Progress{Paths: 2, Missing: 2, Sent: 2, Size: 20, MissingSize: 20, SentSize: 20}},
+		{name: "all there", from: "a:b b", to: "a:b b"},
+		{name: "root is there", from: "b", to: "a:b b"},
 		{name: "circle", from: "a:b b:c c:b", wantErr: "sort closure of " + string(path("a")) + ": " + string(path("b")) + " refers to itself through others"},
 		{name: "not there", from: "b", wantErr: "path a is not valid"},
 		{name: "vanished after the closure was read", from: "a:b b", vanished: "b", wantErr: string(path("b")) + " is not valid any more"},
-		{name: "sink fails half way", from: "a:b b:c c", full: "b", sent: "c", want: Progress{3, 3, 1, 30, 30, 10}, wantErr: "add b: no space left on device"},
+		{name: "sink fails half way", from: "a:b b:c c", full: "b", sent: "c", want: Progress{Paths: 3, Missing: 3, Sent: 1, Size: 30, MissingSize: 30, SentSize: 10}, wantErr: "add b: no space left on device"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			src, dst := newMemory(tt.from), newMemory(tt.to)
@@ -160,14 +220,15 @@ func TestCopy(t *testing.T) {
 			if tt.full != "" {
 				dst.full = path(tt.full)
 			}
-			var notes []Progress
+			var steps []Step
 			var sent []store.Path
-			got, err := Copy(t.Context(), src, dst, path("a"), func(p store.Path, so Progress) {
-				notes = append(notes, so)
-				if p != "" {
-					sent = append(sent, p)
+			got, err := (&Depot{Source: src}).Copy(t.Context(), dst, path("a"), Options{}, func(p Progress) {
+				steps = append(steps, p.Step)
+				if p.Step == Added {
+					sent = append(sent, p.Path)
 				}
 			})
+			got.Step, got.Path, got.Gone, got.Wire = 0, "", 0, 0
 			if tt.wantErr == "" && err != nil || tt.wantErr != "" && (err == nil || !strings.HasSuffix(err.Error(), tt.wantErr)) {
 				t.Errorf("error %v, want %q", err, tt.wantErr)
 			}
@@ -177,11 +238,11 @@ func TestCopy(t *testing.T) {
 			if want := paths(tt.sent); !slices.Equal(sent, want) {
 				t.Errorf("sent\n got %q\nwant %q", sent, want)
 			}
-			if len(notes) > 0 && (notes[0].Sent != 0 || notes[len(notes)-1] != got || len(notes) != got.Sent+1) {
-				t.Errorf("notified of %+v", notes)
+			if len(steps) > 0 && steps[0] != Copying {
+				t.Errorf("steps %v", steps)
 			}
-			if got := strings.Join(dst.requests, " "); got != "" && got != "valid" && got != "valid add" {
-				t.Errorf("sink was asked %q", got)
+			if want := fmt.Sprintf("valid 1 valid %d add", tt.want.Paths); !strings.HasPrefix(strings.Replace(want, "valid 1 valid 1 ", "valid 1 ", 1), strings.Join(dst.requests, " ")) {
+				t.Errorf("sink was asked %q", dst.requests)
 			}
 		})
 	}
@@ -191,12 +252,14 @@ func TestCopy(t *testing.T) {
 func TestCopyAgain(t *testing.T) {
 	src, dst := newMemory("a:bc b:d c:d d"), newMemory("")
 	dst.full = path("c")
-	if _, err := Copy(t.Context(), src, dst, path("a"), nil); err == nil {
+	depot := &Depot{Source: src}
+	if _, err := depot.Copy(t.Context(), dst, path("a"), Options{}, nil); err == nil {
 		t.Fatal("copied to a full store")
 	}
 	dst.full = ""
-	got, err := Copy(t.Context(), src, dst, path("a"), nil)
-	if want := (Progress{4, 2, 2, 40, 20, 20}); err != nil || got != want {
+	got, err := depot.Copy(t.Context(), dst, path("a"), Options{}, nil)
+	got.Step, got.Path, got.Gone, got.Wire = 0, "", 0, 0
+	if want := (Progress{Paths: 4, Missing: 2, Sent: 2, Size: 40, MissingSize: 20, SentSize: 20}); err != nil || got != want {
 		t.Errorf("second copy (%v)\n got %+v\nwant %+v", err, got, want)
 	}
 }
@@ -204,7 +267,7 @@ func TestCopyAgain(t *testing.T) {
 func TestCopyErrors(t *testing.T) {
 	gone := errors.New("gone")
 	dst := broken{newMemory(""), gone}
-	if _, err := Copy(t.Context(), newMemory("a"), dst, path("a"), nil); !errors.Is(err, gone) {
+	if _, err := (&Depot{Source: newMemory("a")}).Copy(t.Context(), dst, path("a"), Options{}, nil); !errors.Is(err, gone) {
 		t.Errorf("sink that cannot be asked: %v", err)
 	}
 }

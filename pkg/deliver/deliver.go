@@ -5,10 +5,13 @@
 // and locks all of the closure; then the missing objects are sent; and before the
 // lock ends with that process, a second one makes a garbage collector root of the
 // system, named [store.Path.StagedRoot]. That root is this stage's contract with
-// nx-activate, which removes it once a profile keeps the system.
+// nx-activate, which removes it once a profile keeps the system. A user without
+// sudo gets one below the home folder instead, which stays. The second process is
+// there from the beginning and waits, so that a host that has all costs three
+// round trips behind the login: one opens the sessions, one asks, one keeps.
 //
 // Nothing has to be undone when a delivery breaks off: what the host acknowledged
-// is valid there, and the next run sends the rest.
+// is valid there, and a new connection, or the next run, sends the rest.
 package deliver
 
 import (
@@ -16,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"strings"
 	"time"
@@ -36,9 +40,11 @@ type Conn interface {
 	Close() error
 }
 
-// A Store is the store of a host, as long as the process lives that serves it.
+// A Store is the store of a host, as long as the process lives that serves it. Its
+// methods are those of [closure.Sink].
 type Store interface {
-	closure.Sink
+	QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error)
+	AddToStoreNar(ctx context.Context, infos []store.Info, dump closure.Dump, added func(store.Info)) error
 	Close() error
 }
 
@@ -46,32 +52,56 @@ type Store interface {
 // returns when it has ended: nil when its exit status was 0.
 type Serve = func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error
 
-// A Courier brings systems to hosts. Local, Dial and Open must be set.
+// A Courier brings systems to hosts. Depot, Dial, Open and AddCompressed must be set.
 type Courier struct {
-	// Local is the store where the systems are. It is asked for several hosts at once.
-	Local closure.Source
+	// Depot has the systems.
+	Depot *closure.Depot
 
 	// Dial connects to a host.
 	Dial func(context.Context, target.Target) (Conn, error)
 
 	// Open starts serve, which runs "nix-store --serve --write" on a host, and
 	// returns the store behind it, until it is closed or ctx ends.
-	Open func(ctx context.Context, serve Serve) (Store, error)
+	Open func(ctx context.Context, serve Serve) Store
+
+	// AddCompressed starts serve, which runs the same behind a zstd decompressor,
+	// and adds objects to it as [closure.Sink] says.
+	AddCompressed func(ctx context.Context, serve Serve, infos iter.Seq[store.Info], dump closure.Dump, added func(store.Info)) error
+
+	Compress closure.Compression     // None when empty
+	Sign     func(store.Info) string // if not nil, objects go signed
+	DryRun   bool                    // only say what is missing
+
+	// TargetHost and TargetPort, unless zero, are where all hosts are reached,
+	// whatever their targets say.
+	TargetHost string
+	TargetPort int
+
+	// Timeout is how long nothing may move before a host is given up. As long, a
+	// connection that is lost is opened again and again. 0 is [DefaultTimeout].
+	Timeout time.Duration
 
 	Log *slog.Logger // nil discards
 }
+
+// DefaultTimeout is for a host that waits for a lock, or reboots.
+const DefaultTimeout = 10 * time.Minute
 
 // Host brings the record's storePath to its target and sets copied. It logs, with
 // the host's name:
 //
 //	connecting       target
-//	copying closure  paths, missing and bytes: objects in the closure, those to send, their NARs' size;
+//	substituting     paths: objects that the host looks for in its own caches
+//	copying closure  paths, missing and bytes: objects in the closure, unless the host has all,
+//	                 those to send, their NARs' size;
 //	                 not where the host built the system and this machine does not have it
+//	sending          (debug) done and bytes: of the NARs, rate: bytes of them in a second, left: seconds
 //	copied path      (debug) path; sent and missing count objects: it is valid there now
 //	keeping          root
-//	copied           paths and bytes that were sent this time
+//	copied           paths, bytes and wire: what was sent this time, NARs and what they took on the line
 //
-// and warns when nothing moves in between.
+// and warns when nothing moves in between, and when a lost connection is opened again.
+// With DryRun it ends with "would copy" in place of "copying closure", and sets nothing.
 func (c *Courier) Host(ctx context.Context, r *record.Record) error {
 	path, err := r.StorePath()
 	if err != nil {
@@ -81,139 +111,46 @@ func (c *Courier) Host(ctx context.Context, r *record.Record) error {
 	if err != nil {
 		return err
 	}
+	if c.TargetHost != "" {
+		t.Host, t.Previous = c.TargetHost, nil
+	}
+	if c.TargetPort != 0 {
+		t.Port, t.Previous = c.TargetPort, nil
+	}
 	log := c.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	log = log.With("host", r.Name())
-
-	log.Info("connecting", "target", t.Host)
-	conn, err := c.Dial(ctx, t)
-	if err != nil {
+	d := &delivery{Courier: c, log: log.With("host", r.Name()), target: t, path: path,
+		options: closure.Options{Substitute: substitutes(r), Compress: c.Compress, Sign: c.Sign, DryRun: c.DryRun}}
+	if err := d.deliver(ctx); err != nil {
 		return err
 	}
-	defer conn.Close()
-	if err := c.deliver(ctx, log, conn, t, path); err != nil {
-		return err
+	if c.DryRun {
+		return nil
 	}
 	return r.Set("copied", struct {
 		StorePath store.Path `json:"storePath"`
 	}{path})
 }
 
-func (c *Courier) deliver(ctx context.Context, log *slog.Logger, conn Conn, t target.Target, path store.Path) error {
-	serve, err := target.Quote(t.As("nix-store", "--serve", "--write")...)
-	if err != nil {
-		return fmt.Errorf("copy %s: %w", path, err)
+// substitutes tells whether the host is to fetch from its caches what they have.
+// NixOps has its machines do so unless hasFastConnection is set; morph's
+// substituteOnDestination says it itself.
+func substitutes(r *record.Record) bool {
+	deployment := r.Get("deployment")
+	fast := deployment.Get("hasFastConnection")
+	if s := deployment.Get("substituteOnDestination"); s.Exists() {
+		return s.Bool() && !fast.Bool()
 	}
-	// The host's Nix waits for a lock without a word.
-	stall := time.AfterFunc(patience, func() {
-		log.Warn(fmt.Sprintf("nothing moved for %v", patience), "hint",
-			"a lock of Nix on the host may be held by a garbage collection or another copy, even one whose deployer is gone: "+
-				"look for nix-store there; ClientAliveInterval in its sshd_config ends such copies")
-	})
-	defer stall.Stop() // after the store is closed: nothing moves then
-	moved := func() { stall.Reset(patience) }
-	remote, err := c.Open(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
-		return run(ctx, conn, serve, &movingReader{stdin, moved}, stdout, stderr)
-	})
-	if err != nil {
-		return fmt.Errorf("copy %s: %w", path, err)
-	}
-	// How the process ends has no meaning: what it acknowledged is there.
-	defer remote.Close()
-
-	var sent closure.Progress
-	there, err := c.onlyThere(ctx, remote, path)
-	if err == nil && !there {
-		sent, err = closure.Copy(ctx, c.Local, remote, path, func(p store.Path, so closure.Progress) {
-			moved()
-			if p == "" {
-				log.Info("copying closure", "paths", so.Paths, "missing", so.Missing, "bytes", so.MissingSize)
-				return
-			}
-			log.Debug("copied path", "path", p, "sent", so.Sent, "missing", so.Missing)
-		})
-	}
-	if err != nil {
-		return &copyError{path, err}
-	}
-	log.Info("keeping", "root", path.StagedRoot())
-	if err := keep(ctx, conn, t, path); err != nil {
-		return fmt.Errorf("keep %s by %s: %w", path, path.StagedRoot(), err)
-	}
-	log.Info("copied", "paths", sent.Sent, "bytes", sent.SentSize)
-	return nil
-}
-
-// onlyThere tells whether the host has the system and this machine has not, as when
-// the host built it; then it is locked there. A valid path has all it refers to.
-func (c *Courier) onlyThere(ctx context.Context, remote Store, path store.Path) (bool, error) {
-	here, err := c.Local.QueryPathInfos(ctx, []store.Path{path})
-	if err != nil || len(here) > 0 {
-		return false, err
-	}
-	there, err := remote.QueryValidPaths(ctx, []store.Path{path}, true, false)
-	return len(there) > 0, err
-}
-
-// patience is how long nothing may move before somebody who waits is told why.
-const patience = 30 * time.Second
-
-// A movingReader calls moved whenever something was read.
-type movingReader struct {
-	io.Reader
-	moved func()
-}
-
-func (r *movingReader) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	if n > 0 {
-		r.moved()
-	}
-	return n, err
-}
-
-// keep makes the system's root on the host. nix-store makes the folders above it,
-// and takes a root below /nix/var/nix/gcroots without --indirect in all versions.
-func keep(ctx context.Context, conn Conn, t target.Target, path store.Path) error {
-	script, err := target.Quote(t.As("nix-store", "--realise", string(path), "--add-root", path.StagedRoot())...)
-	if err != nil {
-		return err
-	}
-	var stderr tail
-	if err := run(ctx, conn, script, nil, nil, &stderr); err != nil {
-		e := &keepError{err: err, log: string(stderr)}
-		if t.Login() != target.DefaultUser && len(t.Sudo) == 0 {
-			e.hint = fmt.Sprintf("user %q may lack the right: set target.sudo, such as [\"sudo\"]", t.Login())
-		}
-		return e
-	}
-	return nil
-}
-
-// A tail keeps the last record.MaxLog bytes that are written to it.
-type tail []byte
-
-func (t *tail) Write(p []byte) (int, error) {
-	*t = append(*t, p...)
-	*t = (*t)[max(0, len(*t)-record.MaxLog):]
-	return len(p), nil
-}
-
-// run runs a command line on the host; an exit status other than 0 is an error.
-func run(ctx context.Context, conn Conn, line string, stdin io.Reader, stdout, stderr io.Writer) error {
-	status, err := conn.Run(ctx, "exec "+line, stdin, stdout, stderr)
-	if err == nil && status != 0 {
-		err = fmt.Errorf("exit status %d", status)
-	}
-	return err
+	return fast.Exists() && !fast.Bool()
 }
 
 // A copyError is why a closure did not arrive.
 type copyError struct {
-	path store.Path
-	err  error
+	path  store.Path
+	login string // who copies
+	err   error
 }
 
 func (e *copyError) Error() string { return fmt.Sprintf("copy %s: %v", e.path, e.err) }
@@ -222,9 +159,19 @@ func (e *copyError) Unwrap() error { return e.err }
 
 // Hint returns what to try, or "".
 func (e *copyError) Hint() string {
+	message := e.err.Error()
+	var room *closure.RoomError
+	switch {
+	case errors.As(e.err, &room):
+		return "make room on the host, as with nix-collect-garbage -d"
 	// Nix' words when it is asked for the closure of what it does not have.
-	if strings.HasSuffix(e.err.Error(), fmt.Sprintf("path '%s' is not valid", e.path)) {
+	case strings.HasSuffix(message, fmt.Sprintf("path '%s' is not valid", e.path)):
 		return "it is not in this machine's store, or no longer: run nx-build again, here"
+	// Nix 2.8 and before, and later.
+	case strings.Contains(message, "lacks a valid signature"), strings.Contains(message, "lacks a signature by a trusted key"):
+		return fmt.Sprintf("the host's Nix does not trust user %q: sign with --sign-key, whose public key must be in the host's trusted-public-keys; or set target.sudo, or name the user in its trusted-users", e.login)
+	case e.login != target.DefaultUser && strings.Contains(message, "Permission denied"):
+		return fmt.Sprintf("user %q may not write the host's store: set target.sudo, such as [\"sudo\"]", e.login)
 	}
 	// What lies under it may know more.
 	var hinted interface{ Hint() string }

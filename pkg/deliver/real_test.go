@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"nx/pkg/closure"
 	"nx/pkg/deliver"
 	"nx/pkg/nixserve"
 	"nx/pkg/record"
@@ -39,11 +40,7 @@ func localStore(t testing.TB) store.Path {
 // to one of another.
 func localSystem(t testing.TB, n, size, big int) store.Path {
 	t.Helper()
-	testhost.Need(t, "nix")
-	t.Setenv("HOME", t.TempDir())
-	t.Setenv("NIX_CONF_DIR", t.TempDir())
-	t.Setenv("NIX_CONFIG", "substituters =\nbuild-users-group =\n")
-	t.Setenv("NIX_REMOTE", t.TempDir())
+	localStoreDir(t)
 	noise := make([]byte, big)
 	rand.NewChaCha8([32]byte{}).Read(noise)
 	file := filepath.Join(t.TempDir(), "big")
@@ -58,6 +55,16 @@ func localSystem(t testing.TB, n, size, big int) store.Path {
 	p, err := store.Parse(strings.Trim(out, `"`))
 	check(t, err)
 	return p
+}
+
+// localStoreDir gives this process' Nix an empty store.
+func localStoreDir(t testing.TB) {
+	t.Helper()
+	testhost.Need(t, "nix")
+	t.Setenv("HOME", t.TempDir())
+	t.Setenv("NIX_CONF_DIR", t.TempDir())
+	t.Setenv("NIX_CONFIG", "substituters =\nbuild-users-group =\n")
+	t.Setenv("NIX_REMOTE", t.TempDir())
 }
 
 func nix(t testing.TB, argv ...string) string {
@@ -119,13 +126,15 @@ func courier(t testing.TB, on events) *deliver.Courier {
 	})
 	// Silence on the line is noticed sooner than by default, to spare the tests' time.
 	dialer := remote.Dialer{Config: os.DevNull, AliveInterval: time.Second, AliveCount: 5}
+	depot := &closure.Depot{Source: local, SpoolSize: 256 << 20}
+	t.Cleanup(func() { check(t, depot.Close()) })
 	return &deliver.Courier{
-		Local: local,
-		Dial:  func(ctx context.Context, t target.Target) (deliver.Conn, error) { return dialer.Dial(ctx, t) },
-		Open: func(ctx context.Context, serve deliver.Serve) (deliver.Store, error) {
-			return nixserve.Open(ctx, serve)
-		},
-		Log: slog.New(on),
+		Depot:         depot,
+		Dial:          func(ctx context.Context, t target.Target) (deliver.Conn, error) { return dialer.Dial(ctx, t) },
+		Open:          func(ctx context.Context, serve deliver.Serve) deliver.Store { return nixserve.Open(ctx, serve) },
+		AddCompressed: nixserve.AddCompressed,
+		Compress:      closure.Auto,
+		Log:           slog.New(on),
 	}
 }
 
@@ -257,32 +266,82 @@ func TestBrokenHost(t *testing.T) {
 	}
 }
 
-// Whatever breaks a copy off half way, what was acknowledged is there, and the
+// mend plugs the host's cable in and waits until it is reached.
+func mend(t *testing.T, h *testhost.Host) {
+	check(t, h.Mend(t.Context()))
+	// The kernel may still be about to conclude from the time before that there is
+	// no such neighbour.
+	for {
+		if c, err := net.Dial("tcp", h.Addr.String()+":22"); err == nil {
+			c.Close()
+			return
+		} else if !errors.Is(err, syscall.EHOSTUNREACH) {
+			t.Fatal(err)
+		}
+	}
+}
+
+const lost = "the connection is lost, and opened again: "
+
+// A connection that is lost is opened again, and the copy goes on where it was.
+func TestLostConnection(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		breakIt func(t *testing.T, h *testhost.Host)
+		mend    func(t *testing.T, h *testhost.Host) // when it was noticed
+	}{
+		{"the host reboots", func(t *testing.T, h *testhost.Host) { check(t, h.Reboot(t.Context())) },
+			func(*testing.T, *testhost.Host) {}},
+		{"the cable is pulled", func(t *testing.T, h *testhost.Host) { check(t, h.Cut(t.Context())) }, mend},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := testhost.Start(t, 1)[0]
+			path := localStore(t)
+			all := strings.Count(nix(t, "nix-store", "--query", "--requisites", string(path)), "\n") + 1
+			acked, losses := 0, 0
+			var missing []int
+			c := courier(t, func(e event) {
+				switch {
+				case e.what == "copied path":
+					if acked++; acked == 3 {
+						tt.breakIt(t, h)
+					}
+				case e.what == "copying closure":
+					n, err := strconv.Atoi(e.attrs["missing"])
+					check(t, err)
+					missing = append(missing, n)
+				case strings.HasPrefix(e.what, lost):
+					losses++
+					tt.mend(t, h)
+				}
+			})
+			out, err := run(t.Context(), t, c, hostRecord(t, h, path))
+			if err != nil || !out["h1"].Get("copied").Exists() {
+				t.Fatalf("error %v, record %s", err, out["h1"].Bytes())
+			}
+			// What was acknowledged may be less than what had arrived.
+			if losses == 0 || len(missing) != 2 || missing[0] != all || missing[1] > all-3 {
+				t.Errorf("%d losses, of %d objects were missing %d", losses, all, missing)
+			}
+			inside(t, h, "nix-store --verify --check-contents")
+		})
+	}
+}
+
+// Whatever breaks a copy off for good, what was acknowledged is there, and the
 // next run sends the rest.
 func TestBrokenOff(t *testing.T) {
 	for _, tt := range []struct {
 		name    string
+		timeout time.Duration
 		breakIt func(t *testing.T, h *testhost.Host, cancel func())
 		mend    func(t *testing.T, h *testhost.Host)
+		wantErr string
 	}{
-		{"nx-copy is interrupted", func(_ *testing.T, _ *testhost.Host, cancel func()) { cancel() },
-			func(*testing.T, *testhost.Host) {}},
-		{"the host reboots", func(t *testing.T, h *testhost.Host, _ func()) { check(t, h.Reboot(t.Context())) },
-			func(*testing.T, *testhost.Host) {}},
-		{"the cable is pulled", func(t *testing.T, h *testhost.Host, _ func()) { check(t, h.Cut(t.Context())) },
-			func(t *testing.T, h *testhost.Host) {
-				check(t, h.Mend(t.Context()))
-				// The kernel may still be about to conclude from the time before
-				// that there is no such neighbour.
-				for {
-					if c, err := net.Dial("tcp", h.Addr.String()+":22"); err == nil {
-						c.Close()
-						return
-					} else if !errors.Is(err, syscall.EHOSTUNREACH) {
-						t.Fatal(err)
-					}
-				}
-			}},
+		{"nx-copy is interrupted", 0, func(_ *testing.T, _ *testhost.Host, cancel func()) { cancel() },
+			func(*testing.T, *testhost.Host) {}, "context canceled"},
+		{"nothing moves", 2 * time.Second, func(t *testing.T, h *testhost.Host, _ func()) { check(t, h.Cut(t.Context())) }, mend,
+			"nothing moved for 2s"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := testhost.Start(t, 1)[0]
@@ -290,18 +349,18 @@ func TestBrokenOff(t *testing.T) {
 			all := strings.Count(nix(t, "nix-store", "--query", "--requisites", string(path)), "\n") + 1
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			acked, broken := 0, false
+			acked := 0
 			c := courier(t, func(e event) {
-				if e.what != "copied path" {
-					return
-				}
-				if acked++; acked == 3 {
-					broken = true
-					tt.breakIt(t, h, cancel)
+				if e.what == "copied path" {
+					if acked++; acked == 3 {
+						tt.breakIt(t, h, cancel)
+					}
 				}
 			})
-			if out, err := run(ctx, t, c, hostRecord(t, h, path)); err == nil || !broken {
-				t.Fatalf("first run: error %v, broken off %v, record %s", err, broken, out["h1"].Bytes())
+			c.Timeout = tt.timeout
+			out, err := run(ctx, t, c, hostRecord(t, h, path))
+			if err == nil || acked < 3 || !strings.Contains(out["h1"].Message(), tt.wantErr) {
+				t.Fatalf("first run: error %v, %d acknowledged, record %s", err, acked, out["h1"].Bytes())
 			}
 			tt.mend(t, h)
 
@@ -311,11 +370,10 @@ func TestBrokenOff(t *testing.T) {
 					missing = e.attrs["missing"]
 				}
 			})
-			out, err := run(t.Context(), t, c, hostRecord(t, h, path))
+			out, err = run(t.Context(), t, c, hostRecord(t, h, path))
 			if err != nil || !out["h1"].Get("copied").Exists() {
 				t.Fatalf("second run: error %v, record %s", err, out["h1"].Bytes())
 			}
-			// What was acknowledged may be less than what had arrived.
 			if n, err := strconv.Atoi(missing); err != nil || n > all-acked {
 				t.Errorf("%s of %d missing after %d were acknowledged", missing, all, acked)
 			}

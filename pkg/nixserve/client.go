@@ -19,6 +19,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"slices"
 	"strings"
 	"sync"
 
@@ -45,7 +47,7 @@ const (
 // A Run starts a server, connects its standard streams, and returns when it has
 // ended: nil when its exit status was 0. It must return then even when stdin has
 // not come to its end, and soon after ctx is cancelled.
-type Run func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error
+type Run = func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error
 
 // A Client talks to one server. Only one method may be in use at a time.
 type Client struct {
@@ -55,26 +57,31 @@ type Client struct {
 	stdin  *io.PipeWriter
 	stderr tail
 
+	greeted bool // its greeting was read, or awaited in vain
+
 	cancel context.CancelCauseFunc // ends the server
 	done   chan struct{}           // closed when the server has ended
 	ended  error                   // what Run returned; read after done
 	broken error                   // the first error; the streams are out of step after it
 }
 
-// Open runs a server and agrees with it on a version of the protocol. The
-// server lives until [Client.Close], an error, or the end of ctx.
-func Open(ctx context.Context, run Run) (*Client, error) { return open(ctx, ctx, run) }
+// Open runs a server. It does not wait for it: the server's greeting is awaited
+// with the first answer, which saves a round trip, so that is when a server turns
+// out to be none. It lives until [Client.Close], an error, or the end of ctx.
+func Open(ctx context.Context, run Run) *Client {
+	return open(ctx, run, func(stdin io.Writer) io.Writer { return stdin })
+}
 
-// open is Open for a server that outlives the ctx under which it was started.
-func open(ctx, life context.Context, run Run) (*Client, error) {
-	life, cancel := context.WithCancelCause(life)
+// open is Open for a server whose input is encoded on its way.
+func open(ctx context.Context, run Run, encode func(io.Writer) io.Writer) *Client {
+	life, cancel := context.WithCancelCause(ctx)
 	stdinR, stdinW := io.Pipe()
 	stdoutR, stdoutW := io.Pipe()
 	stdout := &countingReader{Reader: stdoutR}
 	c := &Client{
 		in:     decoder{r: bufio.NewReaderSize(stdout, 64<<10)},
 		stdout: stdout,
-		out:    encoder{bufio.NewWriterSize(stdinW, 64<<10)},
+		out:    encoder{bufio.NewWriterSize(encode(stdinW), 64<<10)},
 		stdin:  stdinW,
 		cancel: cancel,
 		done:   make(chan struct{}),
@@ -90,11 +97,9 @@ func open(ctx, life context.Context, run Run) (*Client, error) {
 		c.ended = run(life, stdinR, stdoutW, &c.stderr)
 		end(cmp.Or(context.Cause(life), error(&ServerError{cause: c.ended, log: c.stderr.String()})))
 	}()
-	if err := c.exchange(ctx, c.handshake); err != nil {
-		c.Close()
-		return nil, err
-	}
-	return c, nil
+	c.out.number(clientMagic)
+	c.out.number(offered)
+	return c
 }
 
 // Close ends the server, and with it the temporary roots it holds, and waits for
@@ -102,6 +107,7 @@ func open(ctx, life context.Context, run Run) (*Client, error) {
 // returned it before.
 func (c *Client) Close() error {
 	c.stdin.Close()
+	go io.Copy(io.Discard, c.stdout.Reader) // a greeting that nobody awaited; it ends with the server
 	<-c.done
 	c.cancel(nil)
 	if c.ended != nil && c.broken == nil {
@@ -183,71 +189,139 @@ func (c *Client) DumpStorePath(ctx context.Context, path store.Path, w io.Writer
 func (c *Client) AddToStoreNar(ctx context.Context, infos []store.Info,
 	dump func(context.Context, store.Path, io.Writer) error, added func(store.Info)) error {
 	return c.exchange(ctx, func() error {
-		received := make(chan error, 1)
-		go func() {
-			for _, info := range infos {
-				switch n := c.in.number(); {
-				case c.in.err != nil:
-				case n != 1:
-					c.in.failf("answer is %d instead of 1", n)
-				}
-				if c.in.err != nil {
-					c.cancel(c.in.err) // wakes the writer
-					received <- fmt.Errorf("add %s: %w", info.Path, c.in.err)
-					return
-				}
-				added(info)
+		return c.add(ctx, slices.Values(infos), func(ctx context.Context, info store.Info) error {
+			nar := &narWriter{w: c.out.w, left: info.NarSize}
+			err := dump(ctx, info.Path, nar)
+			switch {
+			case nar.err != nil: // dump may have dressed it up
+				return fmt.Errorf("add %s: %w", info.Path, nar.err)
+			case err != nil:
+				return err
+			case nar.left != 0:
+				return fmt.Errorf("add %s: NAR is %d bytes shorter than the %d that its store records", info.Path, nar.left, info.NarSize)
 			}
-			received <- nil
-		}()
-		sent := c.send(ctx, infos, dump)
-		if sent != nil {
-			// The server takes what was sent whole, then sees the end.
-			c.out.w.Flush()
-			c.stdin.Close()
-		}
-		answered := <-received
-		var lost *lostError
-		if sent != nil && !errors.As(sent, &lost) {
-			return sent
-		}
-		return cmp.Or(answered, sent)
+			return nil
+		}, func() error { return lost(c.out.w.Flush()) }, added)
 	})
 }
 
-// send writes the requests of AddToStoreNar.
-func (c *Client) send(ctx context.Context, infos []store.Info,
-	dump func(context.Context, store.Path, io.Writer) error) error {
-	for _, info := range infos {
-		hash, err := hexHash(info.NarHash)
-		if err != nil {
-			return fmt.Errorf("add %s: %w", info.Path, err)
+// add sends the objects, each one's NAR by send and what is left at the end by
+// flush, and calls added for those that are acknowledged.
+func (c *Client) add(ctx context.Context, infos iter.Seq[store.Info],
+	send func(context.Context, store.Info) error, flush func() error, added func(store.Info)) error {
+	waiting := newQueue()
+	received := make(chan error, 1)
+	go func() {
+		for info := range waiting.all() {
+			c.greet()
+			switch n := c.in.number(); {
+			case c.in.err != nil:
+			case n != 1:
+				c.in.failf("answer is %d instead of 1", n)
+			}
+			if c.in.err != nil {
+				c.cancel(c.in.err) // wakes the writer
+				received <- wrap(c.in.err, "add %s", info.Path)
+				return
+			}
+			added(info)
 		}
-		c.out.number(opAddToStoreNar)
-		c.out.text(string(info.Path))
-		c.out.text(string(info.Deriver))
-		c.out.text(hash)
-		c.out.paths(info.References)
-		c.out.number(0) // registration time: now
-		c.out.number(info.NarSize)
-		c.out.flag(false) // ultimate: it was not built there
-		c.out.texts(info.Sigs)
-		c.out.text(info.CA)
-		nar := &narWriter{w: c.out.w, left: info.NarSize}
-		err = dump(ctx, info.Path, nar)
-		switch {
-		case nar.err != nil: // dump may have dressed it up
-			return fmt.Errorf("add %s: %w", info.Path, nar.err)
-		case err != nil:
-			return err
-		case nar.left != 0:
-			return fmt.Errorf("add %s: NAR is %d bytes shorter than the %d that its store records", info.Path, nar.left, info.NarSize)
+		received <- nil
+	}()
+	sent := func() error {
+		for info := range infos {
+			waiting.push(info)
+			if err := c.announce(info); err != nil {
+				return fmt.Errorf("add %s: %w", info.Path, err)
+			}
+			if err := send(ctx, info); err != nil {
+				return err
+			}
 		}
+		return flush()
+	}()
+	if sent != nil {
+		// The server takes what was sent whole, then sees the end.
+		flush()
+		c.stdin.Close()
 	}
-	if err := c.out.w.Flush(); err != nil {
-		return &lostError{err}
+	waiting.end()
+	answered := <-received
+	var lost *lostError
+	if sent != nil && !errors.As(sent, &lost) {
+		return sent
 	}
+	return cmp.Or(answered, sent)
+}
+
+// announce writes a request to add an object, up to its NAR.
+func (c *Client) announce(info store.Info) error {
+	hash, err := hexHash(info.NarHash)
+	if err != nil {
+		return err
+	}
+	c.out.number(opAddToStoreNar)
+	c.out.text(string(info.Path))
+	c.out.text(string(info.Deriver))
+	c.out.text(hash)
+	c.out.paths(info.References)
+	c.out.number(0) // registration time: now
+	c.out.number(info.NarSize)
+	c.out.flag(false) // ultimate: it was not built there
+	c.out.texts(info.Sigs)
+	c.out.text(info.CA)
 	return nil
+}
+
+// A queue is what was sent and not yet acknowledged.
+type queue struct {
+	mu      sync.Mutex
+	changed sync.Cond
+	infos   []store.Info
+	ended   bool
+}
+
+func newQueue() *queue {
+	q := new(queue)
+	q.changed.L = &q.mu
+	return q
+}
+
+func (q *queue) push(info store.Info) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.infos = append(q.infos, info)
+	q.changed.Signal()
+}
+
+func (q *queue) end() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ended = true
+	q.changed.Signal()
+}
+
+// all yields what is pushed, and waits for it, up to the end.
+func (q *queue) all() iter.Seq[store.Info] {
+	return func(yield func(store.Info) bool) {
+		for {
+			q.mu.Lock()
+			for len(q.infos) == 0 && !q.ended {
+				q.changed.Wait()
+			}
+			infos := q.infos
+			q.infos = nil
+			q.mu.Unlock()
+			if len(infos) == 0 {
+				return
+			}
+			for _, info := range infos {
+				if !yield(info) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // A narWriter passes exactly as many bytes as the server was told to expect.
@@ -266,9 +340,7 @@ func (n *narWriter) Write(b []byte) (int, error) {
 	}
 	written, err := n.w.Write(b)
 	n.left -= uint64(written)
-	if err != nil {
-		n.err = &lostError{err}
-	}
+	n.err = lost(err)
 	return written, n.err
 }
 
@@ -277,6 +349,13 @@ func (n *narWriter) Write(b []byte) (int, error) {
 type lostError struct{ error }
 
 func (e *lostError) Unwrap() error { return e.error }
+
+func lost(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &lostError{err}
+}
 
 // exchange runs one request and its answer. An error leaves the streams out of
 // step, so it ends the server.
@@ -296,33 +375,44 @@ func (c *Client) exchange(ctx context.Context, f func() error) error {
 	return err
 }
 
-// request sends what was written.
+// request sends what was written. An answer may follow.
 func (c *Client) request() {
 	if err := c.out.w.Flush(); err != nil {
 		c.in.fail(err)
 	}
+	c.greet()
 }
 
-func (c *Client) handshake() error {
-	c.out.number(clientMagic)
-	c.out.number(offered)
-	c.request()
+// greet reads the server's greeting, which comes before its first answer.
+func (c *Client) greet() {
+	if c.greeted {
+		return
+	}
+	c.greeted = true
 	magic := c.in.number()
 	if c.in.err == nil && magic != serverMagic {
-		return fmt.Errorf("open store: %q came instead of the greeting of nix-store --serve: does a login script print it?", c.garbage(magic))
+		c.in.fail(&greetingError{fmt.Errorf("%q came instead of the greeting of nix-store --serve: does a login script print it?", c.garbage(magic))})
 	}
 	version := c.in.number()
+	var greeting *greetingError
 	switch {
+	case errors.As(c.in.err, &greeting):
 	case c.in.err != nil:
-		return fmt.Errorf("open store: %w", c.in.err)
+		c.in.err = &greetingError{c.in.err}
 	case version>>8 != required>>8 || version < required:
-		return fmt.Errorf("open store: nix-store --serve speaks protocol %d.%d, need %d.%d: Nix 2.1 or later",
-			version>>8, version&0xff, required>>8, required&0xff)
+		c.in.fail(&greetingError{fmt.Errorf("nix-store --serve speaks protocol %d.%d, need %d.%d: Nix 2.1 or later",
+			version>>8, version&0xff, required>>8, required&0xff)})
 	}
 	// What both sides speak is the lower of the two versions; nothing that is
 	// asked here differs between 2.5 and 2.7.
-	return nil
 }
+
+// A greetingError says that there is no server to talk to, whatever it was asked.
+type greetingError struct{ error }
+
+func (e *greetingError) Error() string { return "open store: " + e.error.Error() }
+
+func (e *greetingError) Unwrap() error { return e.error }
 
 // garbage returns what stands in front of the server's magic number, of which
 // first was read already, up to 1 KiB.
@@ -427,8 +517,12 @@ func (t *tail) String() string {
 func (t *tail) last() []byte { return t.text[max(0, len(t.text)-tailSize):] }
 
 func wrap(err error, format string, args ...any) error {
-	if err == nil {
+	var greeting *greetingError
+	switch {
+	case err == nil:
 		return nil
+	case errors.As(err, &greeting):
+		return greeting
 	}
 	return fmt.Errorf(format+": %w", append(args, err)...)
 }

@@ -22,6 +22,14 @@ func le(n uint64) string {
 	return s.String()
 }
 
+// ask opens a server and asks it something.
+func ask(ctx context.Context, run Run) error {
+	c := Open(ctx, run)
+	defer c.Close()
+	_, err := c.QueryValidPaths(ctx, nil, false, false)
+	return err
+}
+
 // Whatever else than a server answers, the error shows it.
 func TestOpenRefuses(t *testing.T) {
 	greet := func(version uint64) string { return "printf '" + le(serverMagic) + le(version) + "'" }
@@ -46,19 +54,19 @@ func TestOpenRefuses(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			// Like a server, the script ends by itself or with its input.
-			c, err := Open(t.Context(), Command("/bin/sh", "-c", tt.script+"; exec cat >/dev/null"))
-			if c != nil || err == nil || !strings.HasPrefix(err.Error(), tt.wantErr) {
+			err := ask(t.Context(), Command("/bin/sh", "-c", tt.script+"; exec cat >/dev/null"))
+			if err == nil || !strings.HasPrefix(err.Error(), tt.wantErr) {
 				t.Errorf("error\n got %v\nwant %s", err, tt.wantErr)
 			}
 		})
 	}
-	if _, err := Open(t.Context(), Command("/no/such/nix-store")); err == nil || !strings.Contains(err.Error(), "/no/such/nix-store") {
+	if err := ask(t.Context(), Command("/no/such/nix-store")); err == nil || !strings.Contains(err.Error(), "/no/such/nix-store") {
 		t.Errorf("program that is not there: %v", err)
 	}
 }
 
 func TestServerError(t *testing.T) {
-	_, err := Open(t.Context(), Command("/bin/sh", "-c", "echo first >&2; echo error: last >&2; exit 3"))
+	err := ask(t.Context(), Command("/bin/sh", "-c", "echo first >&2; echo error: last >&2; exit 3"))
 	var server *ServerError
 	if !errors.As(err, &server) || server.Log() != "first\nerror: last\n" {
 		t.Errorf("error %v has log %q", err, server.Log())
@@ -128,7 +136,7 @@ func dumpThousand(_ context.Context, _ store.Path, w io.Writer) error {
 func TestAddIsPipelined(t *testing.T) {
 	const n = 1000
 	infos := objects(n)
-	c, err := Open(t.Context(), fake(func(d *decoder, e encoder) error {
+	c := Open(t.Context(), fake(func(d *decoder, e encoder) error {
 		for i := range n {
 			if got := add(d); got != string(infos[i].Path) {
 				return fmt.Errorf("object %d is %q", i, got)
@@ -139,7 +147,6 @@ func TestAddIsPipelined(t *testing.T) {
 		}
 		return nil
 	}))
-	check(t, err)
 	acked := 0
 	check(t, c.AddToStoreNar(t.Context(), infos, dumpThousand, func(store.Info) { acked++ }))
 	if acked != n {
@@ -152,15 +159,14 @@ func TestAddIsPipelined(t *testing.T) {
 // first object it did not acknowledge, not that of a pipe.
 func TestServerGoes(t *testing.T) {
 	gone := errors.New("connection reset")
-	c, err := Open(t.Context(), fake(func(d *decoder, e encoder) error {
+	c := Open(t.Context(), fake(func(d *decoder, e encoder) error {
 		add(d)
 		e.number(1)
 		add(d)
 		return gone
 	}))
-	check(t, err)
 	acked := 0
-	err = c.AddToStoreNar(t.Context(), objects(10_000), dumpThousand, func(store.Info) { acked++ })
+	err := c.AddToStoreNar(t.Context(), objects(10_000), dumpThousand, func(store.Info) { acked++ })
 	want := "add " + string(objects(2)[1].Path) + ": nix-store --serve: connection reset"
 	if acked != 1 || !errors.Is(err, gone) || err.Error() != want {
 		t.Errorf("%d acknowledged, error\n got %v\nwant %s", acked, err, want)
@@ -195,15 +201,14 @@ func TestLocalServerGoesInAnswer(t *testing.T) {
 }
 
 func TestWrongAnswer(t *testing.T) {
-	c, err := Open(t.Context(), fake(func(d *decoder, e encoder) error {
+	c := Open(t.Context(), fake(func(d *decoder, e encoder) error {
 		add(d)
 		e.number(7)
 		e.w.Flush()
 		_, err := io.Copy(io.Discard, d.r)
 		return err
 	}))
-	check(t, err)
-	err = c.AddToStoreNar(t.Context(), objects(10_000), dumpThousand, func(store.Info) {})
+	err := c.AddToStoreNar(t.Context(), objects(10_000), dumpThousand, func(store.Info) {})
 	if err == nil || !strings.HasSuffix(err.Error(), "answer is 7 instead of 1") {
 		t.Errorf("error %v", err)
 	}
@@ -220,18 +225,17 @@ func TestCancel(t *testing.T) {
 			<-ctx.Done()
 			return ctx.Err()
 		}
-		if _, err := Open(ctx, started); !errors.Is(err, reason) {
+		if err := ask(ctx, started); !errors.Is(err, reason) {
 			t.Errorf("error %v", err)
 		}
 	})
 	t.Run("add", func(t *testing.T) {
-		c, err := Open(t.Context(), fake(func(d *decoder, e encoder) error {
+		c := Open(t.Context(), fake(func(d *decoder, e encoder) error {
 			_, err := io.Copy(io.Discard, d.r)
 			return err
 		}))
-		check(t, err)
 		ctx, cancel := context.WithCancelCause(t.Context())
-		err = c.AddToStoreNar(ctx, objects(2), func(ctx context.Context, p store.Path, w io.Writer) error {
+		err := c.AddToStoreNar(ctx, objects(2), func(ctx context.Context, p store.Path, w io.Writer) error {
 			cancel(reason)
 			return dumpThousand(ctx, p, w)
 		}, func(store.Info) {})
@@ -243,7 +247,7 @@ func TestCancel(t *testing.T) {
 	t.Run("child", func(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		run := Command("/bin/sh", "-c", "printf '"+le(serverMagic)+"'; exec sleep 1000")
-		_, err := Open(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+		err := ask(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
 			return run(ctx, stdin, writerFunc(func(b []byte) (int, error) {
 				n, err := stdout.Write(b)
 				cancel(reason)

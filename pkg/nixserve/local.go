@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"time"
@@ -18,6 +20,7 @@ import (
 // servers that are free are used again.
 type Store struct {
 	run Run
+	dir string // where its objects are; "" when that is not known
 
 	mu   sync.Mutex
 	free []*Client
@@ -26,7 +29,21 @@ type Store struct {
 // Local returns the store that "nix-store --serve" serves on this machine. It is
 // found in PATH, and asked for the store that the environment chooses, when a
 // method is called first.
-func Local() *Store { return &Store{run: Command("nix-store", "--serve")} }
+func Local() *Store {
+	return &Store{run: Command("nix-store", "--serve"), dir: localDir(os.Getenv("NIX_REMOTE"))}
+}
+
+// localDir returns the folder that has the objects of a store, as NIX_REMOTE names
+// it, when that can be told: /nix/store, or the one below another root.
+func localDir(remote string) string {
+	switch {
+	case filepath.IsAbs(remote):
+		return filepath.Join(remote, store.Dir)
+	case remote == "", remote == "auto", remote == "daemon", remote == "local":
+		return store.Dir
+	}
+	return ""
+}
 
 // Command returns a Run that starts a child process. The child is no member of
 // this process' group: what a terminal interrupts is nx, which then lets hosts in
@@ -74,8 +91,16 @@ func (s *Store) QueryPathInfos(ctx context.Context, paths []store.Path) ([]store
 	return infos, err
 }
 
-// DumpStorePath is [Client.DumpStorePath].
+// DumpStorePath writes the NAR of a valid path to w. An object that is where it
+// should be is read there, which spares a process and a pipe; else a server is
+// asked, as by [Client.DumpStorePath].
 func (s *Store) DumpStorePath(ctx context.Context, path store.Path, w io.Writer) error {
+	if s.dir != "" {
+		object := filepath.Join(s.dir, path.Base())
+		if _, err := os.Lstat(object); err == nil {
+			return wrap(DumpNAR(w, object), "dump %s", path)
+		}
+	}
 	return s.use(ctx, func(c *Client) error { return c.DumpStorePath(ctx, path, w) })
 }
 
@@ -103,11 +128,7 @@ func (s *Store) use(ctx context.Context, f func(*Client) error) error {
 		}
 	}
 	// The server outlives the call that needed it first; calls bring their own ctx.
-	c, err := open(ctx, context.WithoutCancel(ctx), s.run)
-	if err != nil {
-		return err
-	}
-	return s.with(c, f)
+	return s.with(Open(context.WithoutCancel(ctx), s.run), f)
 }
 
 // with calls f with a server and keeps it if f returns nil.

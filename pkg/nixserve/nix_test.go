@@ -99,9 +99,7 @@ func (s nixStore) requisites(t testing.TB, path store.Path) []store.Path {
 
 func (s nixStore) open(t testing.TB, args ...string) *Client {
 	t.Helper()
-	c, err := Open(t.Context(), Command(string(s.nix), append([]string{"--store", s.dir, "--serve"}, args...)...))
-	check(t, err)
-	return c
+	return Open(t.Context(), Command(string(s.nix), append([]string{"--store", s.dir, "--serve"}, args...)...))
 }
 
 func mustParse(t testing.TB, s string) store.Path {

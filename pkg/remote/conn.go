@@ -91,17 +91,31 @@ func (c *Conn) broken() error {
 		return nil
 	}
 	<-c.done
-	return fmt.Errorf("connection broke: %w", c.err)
+	return &lostError{c.err}
 }
 
-// A countingConn counts what is received.
+// A lostError says that the connection ended, not what ran over it.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string { return "connection broke: " + e.err.Error() }
+
+func (e *lostError) Unwrap() error { return e.err }
+
+// Lost tells that another connection may do better.
+func (e *lostError) Lost() bool { return true }
+
+// A countingConn counts what is received, and acknowledges it at once.
 type countingConn struct {
 	net.Conn
+	ack      func() // nil where there is nothing to do
 	received atomic.Int64
 }
 
 func (c *countingConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.received.Add(int64(n))
+	if c.ack != nil {
+		c.ack()
+	}
 	return n, err
 }

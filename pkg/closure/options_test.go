@@ -1,0 +1,121 @@
+package closure
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+
+	"nx/pkg/store"
+)
+
+// What the options change, as the sink sees it.
+func TestOptions(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		opt    Options
+		size   int // of each of the two NARs
+		place  Place
+		caches string
+
+		asked   string
+		want    Progress
+		wantErr string
+	}{
+		{name: "none", asked: "valid 1, valid 2, add", want: Progress{Missing: 2, Sent: 2}},
+		{name: "the sink's caches have a part", opt: Options{Substitute: true}, caches: "b",
+			asked: "valid 1, valid 2, valid 2, add", want: Progress{Missing: 1, Sent: 1, Substituted: 1}},
+		{name: "the sink's caches have all", opt: Options{Substitute: true}, caches: "a b",
+			asked: "valid 1, valid 2, valid 2", want: Progress{Substituted: 2}},
+		{name: "dry run", opt: Options{DryRun: true, Substitute: true}, caches: "a b", asked: "valid 1, valid 2", want: Progress{Missing: 2}},
+		{name: "no room", place: Place{Free: 10}, asked: "valid 1, valid 2", want: Progress{Missing: 2},
+			wantErr: "0.0 MB are missing, but only 0.0 MB are free"},
+		{name: "just room", place: Place{Free: 20}, asked: "valid 1, valid 2, add", want: Progress{Missing: 2, Sent: 2}},
+		{name: "zstd", opt: Options{Compress: Zstd}, place: Place{Zstd: true}, asked: "valid 1, valid 2, add zstd", want: Progress{Missing: 2, Sent: 2}},
+		{name: "zstd that is not there", opt: Options{Compress: Zstd}, asked: "valid 1",
+			wantErr: "compress with zstd: the host has no zstd"},
+		{name: "auto, without zstd", opt: Options{Compress: Auto}, size: 1 << 20, asked: "valid 1, valid 2, add", want: Progress{Missing: 2, Sent: 2}},
+		{name: "auto, little", opt: Options{Compress: Auto}, place: Place{Zstd: true}, asked: "valid 1, valid 2, add", want: Progress{Missing: 2, Sent: 2}},
+		{name: "auto", opt: Options{Compress: Auto}, size: 1 << 20, place: Place{Zstd: true}, asked: "valid 1, valid 2, add zstd", want: Progress{Missing: 2, Sent: 2}},
+		{name: "none, though it could", opt: Options{Compress: None}, size: 1 << 20, place: Place{Zstd: true}, asked: "valid 1, valid 2, add", want: Progress{Missing: 2, Sent: 2}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			src, dst := newMemory("a:b b"), newMemory("")
+			src.size, dst.size, dst.place = tt.size, tt.size, tt.place
+			dst.caches = map[store.Path]struct{}{}
+			for _, p := range paths(tt.caches) {
+				dst.caches[p] = struct{}{}
+			}
+			got, err := (&Depot{Source: src}).Copy(t.Context(), dst, path("a"), tt.opt, nil)
+			if tt.wantErr == "" && err != nil || tt.wantErr != "" && (err == nil || err.Error() != tt.wantErr) {
+				t.Errorf("error %v, want %q", err, tt.wantErr)
+			}
+			if asked := strings.Join(dst.requests, ", "); asked != tt.asked {
+				t.Errorf("sink was asked %q, want %q", asked, tt.asked)
+			}
+			if got := (Progress{Missing: got.Missing, Sent: got.Sent, Substituted: got.Substituted}); got != tt.want {
+				t.Errorf("progress\n got %+v\nwant %+v", got, tt.want)
+			}
+			if locked := len(dst.locked) > 0; locked == tt.opt.DryRun {
+				t.Errorf("locked %q", dst.locked)
+			}
+		})
+	}
+}
+
+func TestSigned(t *testing.T) {
+	src, dst := newMemory("a:b b"), &signed{memory: newMemory("")}
+	sign := func(i store.Info) string { return "key:" + i.Path.Name() }
+	if _, err := (&Depot{Source: src}).Copy(t.Context(), dst, path("a"), Options{Sign: sign}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"key:b", "key:a"}; !slices.Equal(dst.sigs, want) {
+		t.Errorf("signatures %q, want %q", dst.sigs, want)
+	}
+}
+
+// A signed sink notes the signatures.
+type signed struct {
+	*memory
+	sigs []string
+}
+
+func (s *signed) AddToStoreNar(ctx context.Context, infos []store.Info, dump Dump, added func(store.Info)) error {
+	for _, i := range infos {
+		s.sigs = append(s.sigs, i.Sigs...)
+	}
+	return s.memory.AddToStoreNar(ctx, infos, dump, added)
+}
+
+// Compression is judged when enough has gone to know the line.
+func TestSlow(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		line meter
+		want bool
+	}{
+		{"nothing is known", meter{}, true},
+		{"the first megabytes fit into windows", meter{wire: 2 << 20, waiting: 1}, true},
+		{"the line is waited for", meter{wire: 8 << 20, waiting: 1, sending: 2}, true},
+		{"compression is waited for", meter{wire: 8 << 20, waiting: 2, sending: 1}, false},
+	} {
+		if got := tt.line.slow(); got != tt.want {
+			t.Errorf("%s: slow is %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}
+
+// A line that is faster than compression stops it, between two objects; all arrives.
+func TestStopsCompressing(t *testing.T) {
+	src, dst := newMemory("a:b b:c c"), newMemory("")
+	src.size, dst.size, dst.place = sample, sample, Place{Zstd: true}
+	src.noise, dst.noise = true, true // so that a sample of it fills a sample of the line
+	got, err := (&Depot{Source: src}).Copy(t.Context(), dst, path("a"), Options{Compress: Auto}, nil)
+	if err != nil || got.Sent != 3 || got.Gone != 3*sample {
+		t.Errorf("error %v, progress %+v", err, got)
+	}
+	// The sink takes what it gets at once: whoever sends to it waits for the source.
+	if asked := strings.Join(dst.requests, ", "); asked != "valid 1, valid 3, add zstd, add" {
+		t.Errorf("sink was asked %q", asked)
+	}
+}

@@ -1,0 +1,71 @@
+package nixserve
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"iter"
+
+	"github.com/klauspost/compress/zstd"
+
+	"nx/pkg/store"
+)
+
+// AddCompressed runs a server behind a decompressor, as "zstd -d | nix-store
+// --serve --write" is one, and adds objects as [Client.AddToStoreNar] does, but
+// dump must write NARs as zstd frames. What is sent besides is put in frames too.
+// The server gets nothing else to do, and the end of its input after the last
+// object: a decompressor passes nothing on before its buffer is full or its input
+// ends, so that a question would wait for ever.
+func AddCompressed(ctx context.Context, run Run, infos iter.Seq[store.Info],
+	dump func(context.Context, store.Path, io.Writer) error, added func(store.Info)) error {
+	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(zstd.MinWindowSize<<6))
+	if err != nil {
+		return err
+	}
+	var wire *bufio.Writer
+	c := open(ctx, run, func(stdin io.Writer) io.Writer {
+		wire = bufio.NewWriterSize(stdin, 64<<10)
+		return &framer{w: wire, encoder: encoder}
+	})
+	defer c.Close()
+	return c.exchange(ctx, func() error {
+		return c.add(ctx, infos, func(ctx context.Context, info store.Info) error {
+			if err := c.out.w.Flush(); err != nil {
+				return lost(err)
+			}
+			return dump(ctx, info.Path, lostWriter{wire})
+		}, func() error {
+			if err := c.out.w.Flush(); err != nil {
+				return lost(err)
+			}
+			if err := wire.Flush(); err != nil {
+				return lost(err)
+			}
+			return lost(c.stdin.Close())
+		}, added)
+	})
+}
+
+// A framer compresses each write as one frame.
+type framer struct {
+	w       io.Writer
+	encoder *zstd.Encoder
+	frame   []byte
+}
+
+func (f *framer) Write(b []byte) (int, error) {
+	f.frame = f.encoder.EncodeAll(b, f.frame[:0])
+	if _, err := f.w.Write(f.frame); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+// A lostWriter's errors are those of a server that has gone.
+type lostWriter struct{ w io.Writer }
+
+func (w lostWriter) Write(b []byte) (int, error) {
+	n, err := w.w.Write(b)
+	return n, lost(err)
+}
