@@ -12,9 +12,11 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sync/errgroup"
@@ -139,6 +141,9 @@ func (p *page) load() {
 		*p = page{cache: p.cache, file: p.file}
 		return
 	}
+	for i, in := range p.Inputs {
+		p.Inputs[i].Path = unquoted(in.Path)
+	}
 	now := time.Now()
 	_ = os.Chtimes(p.file, now, now) // the oldest go first
 	same := p.same()
@@ -164,6 +169,23 @@ func (p *page) load() {
 			delete(p.Answers, key)
 		}
 	}
+}
+
+// quoted returns path as JSON can have it: a name need not be UTF-8. None of those
+// that are begins with a quotation mark.
+func quoted(path string) string {
+	if utf8.ValidString(path) {
+		return path
+	}
+	return strconv.Quote(path)
+}
+
+// unquoted is the inverse of quoted.
+func unquoted(path string) string {
+	if name, err := strconv.Unquote(path); err == nil {
+		return name
+	}
+	return path
 }
 
 // whole tells whether all references in a page lead to something.
@@ -294,7 +316,7 @@ func (p *page) save() (left []error, err error) {
 			if !ok {
 				i = len(w.Inputs)
 				at[in] = i
-				w.Inputs = append(w.Inputs, in)
+				w.Inputs = append(w.Inputs, inputs.Input{Path: quoted(in.Path), List: in.List})
 				w.States = append(w.States, states[in])
 			}
 			if n := len(ranges); n > 0 && ranges[n-1][1] == i {
@@ -463,8 +485,14 @@ func (s *session) key() (string, error) {
 	}); err != nil {
 		return "", err
 	}
-	key, err := json.Marshal([]any{nix, nixSystem(), env, files, s.cwd, s.files, s.flake, s.Format, s.OverrideInputs, s.Args, s.name, s.uuid, s.facts})
-	return string(key), err
+	// Nix resolves what is relative by the folder itself, not by the links to it.
+	cwd, err := filepath.EvalSymlinks(s.cwd)
+	if err != nil {
+		return "", err
+	}
+	facts, err := json.Marshal(s.facts)
+	// Quoted, since JSON has one text for all bytes that are no text.
+	return fmt.Sprintf("%q", []any{nix, nixSystem(), env, files, s.cwd, cwd, s.files, s.flake, s.Format, s.OverrideInputs, s.Args, s.name, s.uuid, string(facts)}), err
 }
 
 // page returns what is remembered of this session's questions, nil if nothing is.
