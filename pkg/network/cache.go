@@ -74,8 +74,9 @@ func (c *Cache) use(p *page, a remembered) {
 	c.used[of] = max(c.used[of], a.UpTo)
 }
 
-// kept is how many pages there are at most: the oldest go.
-const kept = 16
+// kept is how many bytes the pages have at most: the oldest go. Who evaluates each
+// host by itself, as make does, has a page for each host's record.
+const kept = 64 << 20
 
 // A page has the answers of one network called in one way. Its JSON is the file.
 type page struct {
@@ -384,7 +385,7 @@ func (p *page) save() (left []error, err error) {
 		err = renameio.WriteFile(p.file, b, 0o600, renameio.WithTempDir(filepath.Dir(p.file)))
 	}
 	if err == nil {
-		err = prune(filepath.Dir(p.file))
+		err = prune(filepath.Dir(p.file), kept)
 	}
 	if err != nil {
 		return left, fmt.Errorf("remember evaluation: %w", err)
@@ -420,24 +421,29 @@ func (p *page) states(of map[inputs.Input]string) map[inputs.Input]error {
 	return bad
 }
 
-// prune removes the pages that were not used for the longest time.
-func prune(dir string) error {
+// prune removes the pages that were not used for the longest time, so that those
+// in dir have no more than so many bytes.
+func prune(dir string, bytes int64) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	type aged struct {
-		name string
-		at   time.Time
+		name  string
+		at    time.Time
+		bytes int64
 	}
 	var pages []aged
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), ".json") {
-			pages = append(pages, aged{e.Name(), info.ModTime()})
+			pages = append(pages, aged{e.Name(), info.ModTime(), info.Size()})
 		}
 	}
 	slices.SortFunc(pages, func(a, b aged) int { return b.at.Compare(a.at) })
-	for _, old := range pages[min(kept, len(pages)):] {
+	for _, old := range pages {
+		if bytes -= old.bytes; bytes >= 0 {
+			continue
+		}
 		if err := os.Remove(filepath.Join(dir, old.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

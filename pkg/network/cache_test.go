@@ -2,6 +2,7 @@ package network
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"nx/pkg/inputs"
 	"nx/pkg/nixcmd"
@@ -470,6 +472,33 @@ func TestCacheSurvives(t *testing.T) {
 			t.Errorf("the page is %v, %v", info.Mode(), err)
 		}
 	})
+}
+
+// Pages go by age, and only for their bytes.
+func TestPrune(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 30 {
+		name := filepath.Join(dir, fmt.Sprintf("%02d.json", i))
+		at := time.Unix(int64(i), 0)
+		if err := errors.Join(os.WriteFile(name, []byte("1234"), 0o600), os.Chtimes(name, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		bytes int64
+		want  []string
+	}{{120, []string{"00.json", "29.json"}}, {118, []string{"01.json", "29.json"}}, {7, []string{"29.json", "29.json"}}} {
+		if err := prune(dir, test.bytes); err != nil {
+			t.Fatal(err)
+		}
+		pages, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := []string{pages[0].Name(), pages[len(pages)-1].Name()}; !slices.Equal(got, test.want) {
+			t.Errorf("with %d bytes from %s to %s, want %s", test.bytes, got[0], got[1], test.want)
+		}
+	}
 }
 
 func read(t *testing.T, file string) string {
