@@ -161,7 +161,7 @@ func (r *reading) done(missed error, search []string, moment string) {
 	if missed != nil && !r.whole {
 		r.forNow("not all that it read was seen: %v", missed)
 	}
-	if r.pid == 0 {
+	if r.pid == 0 && !r.whole {
 		r.forNow("none of the programs that ran for it is called nix")
 	}
 	if moment != "" {
@@ -363,9 +363,13 @@ func place(path string) int {
 			return nixOwn
 		}
 	}
+	// Wherever Nix keeps its cache of fetches, what is found there may be too old a moment later.
+	if strings.HasPrefix(filepath.Base(path), "fetcher-cache-v") {
+		return nixFetches
+	}
 	cache := filepath.Join(cacheHome(), "nix")
 	if rest, ok := strings.CutPrefix(path, cache+"/"); ok {
-		for _, name := range []string{"fetcher-cache", "git", "hg", "tarball", "flake-registry"} {
+		for _, name := range []string{"git", "hg", "tarball", "flake-registry"} {
 			if strings.HasPrefix(rest, name) {
 				return nixFetches
 			}
