@@ -167,15 +167,23 @@ func (s Stamp) IsSpecial() bool {
 	return (s.link.Mode|s.file.Mode)&special != 0
 }
 
-// granularity is how coarse file systems' times are, or rather the kernel's
-// clock for them: one tick, 10 ms at 100 Hz.
-const granularity = 10 * time.Millisecond
+// How coarse times are: the kernel's clock for them ticks every 10 ms at 100 Hz;
+// file systems that have no fractions of a second have every one (ext3) or every
+// second one (vfat).
+const (
+	granularity       = 10 * time.Millisecond
+	coarseGranularity = 2 * time.Second
+)
 
 // Settled tells whether a change after the moment at would show in the stamp:
 // what was changed at nearly that moment can be changed again with no other time.
 func (s Stamp) Settled(at time.Time) bool {
 	for _, id := range []identity{s.link, s.file} {
-		if !id.changed.IsZero() && at.Sub(id.changed) <= granularity {
+		grain := granularity
+		if id.changed.Nanosecond() == 0 {
+			grain = coarseGranularity
+		}
+		if !id.changed.IsZero() && at.Sub(id.changed) <= grain {
 			return false
 		}
 	}

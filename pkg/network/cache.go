@@ -12,9 +12,11 @@ import (
 	"regexp"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/renameio/v2"
 	"golang.org/x/sync/errgroup"
@@ -72,8 +74,9 @@ func (c *Cache) use(p *page, a remembered) {
 	c.used[of] = max(c.used[of], a.UpTo)
 }
 
-// kept is how many pages there are at most: the oldest go.
-const kept = 16
+// kept is how many bytes the pages have at most: the oldest go. Who evaluates each
+// host by itself, as make does, has a page for each host's record.
+const kept = 64 << 20
 
 // A page has the answers of one network called in one way. Its JSON is the file.
 type page struct {
@@ -139,6 +142,9 @@ func (p *page) load() {
 		*p = page{cache: p.cache, file: p.file}
 		return
 	}
+	for i, in := range p.Inputs {
+		p.Inputs[i].Path = unquoted(in.Path)
+	}
 	now := time.Now()
 	_ = os.Chtimes(p.file, now, now) // the oldest go first
 	same := p.same()
@@ -164,6 +170,23 @@ func (p *page) load() {
 			delete(p.Answers, key)
 		}
 	}
+}
+
+// quoted returns path as JSON can have it: a name need not be UTF-8. None of those
+// that are begins with a quotation mark.
+func quoted(path string) string {
+	if utf8.ValidString(path) {
+		return path
+	}
+	return strconv.Quote(path)
+}
+
+// unquoted is the inverse of quoted.
+func unquoted(path string) string {
+	if name, err := strconv.Unquote(path); err == nil {
+		return name
+	}
+	return path
 }
 
 // whole tells whether all references in a page lead to something.
@@ -294,7 +317,7 @@ func (p *page) save() (left []error, err error) {
 			if !ok {
 				i = len(w.Inputs)
 				at[in] = i
-				w.Inputs = append(w.Inputs, in)
+				w.Inputs = append(w.Inputs, inputs.Input{Path: quoted(in.Path), List: in.List})
 				w.States = append(w.States, states[in])
 			}
 			if n := len(ranges); n > 0 && ranges[n-1][1] == i {
@@ -362,7 +385,7 @@ func (p *page) save() (left []error, err error) {
 		err = renameio.WriteFile(p.file, b, 0o600, renameio.WithTempDir(filepath.Dir(p.file)))
 	}
 	if err == nil {
-		err = prune(filepath.Dir(p.file))
+		err = prune(filepath.Dir(p.file), kept)
 	}
 	if err != nil {
 		return left, fmt.Errorf("remember evaluation: %w", err)
@@ -398,24 +421,29 @@ func (p *page) states(of map[inputs.Input]string) map[inputs.Input]error {
 	return bad
 }
 
-// prune removes the pages that were not used for the longest time.
-func prune(dir string) error {
+// prune removes the pages that were not used for the longest time, so that those
+// in dir have no more than so many bytes.
+func prune(dir string, bytes int64) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	type aged struct {
-		name string
-		at   time.Time
+		name  string
+		at    time.Time
+		bytes int64
 	}
 	var pages []aged
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), ".json") {
-			pages = append(pages, aged{e.Name(), info.ModTime()})
+			pages = append(pages, aged{e.Name(), info.ModTime(), info.Size()})
 		}
 	}
 	slices.SortFunc(pages, func(a, b aged) int { return b.at.Compare(a.at) })
-	for _, old := range pages[min(kept, len(pages)):] {
+	for _, old := range pages {
+		if bytes -= old.bytes; bytes >= 0 {
+			continue
+		}
 		if err := os.Remove(filepath.Join(dir, old.name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
@@ -463,8 +491,14 @@ func (s *session) key() (string, error) {
 	}); err != nil {
 		return "", err
 	}
-	key, err := json.Marshal([]any{nix, nixSystem(), env, files, s.cwd, s.files, s.flake, s.Format, s.OverrideInputs, s.Args, s.name, s.uuid, s.facts})
-	return string(key), err
+	// Nix resolves what is relative by the folder itself, not by the links to it.
+	cwd, err := filepath.EvalSymlinks(s.cwd)
+	if err != nil {
+		return "", err
+	}
+	facts, err := json.Marshal(s.facts)
+	// Quoted, since JSON has one text for all bytes that are no text.
+	return fmt.Sprintf("%q", []any{nix, nixSystem(), env, files, s.cwd, cwd, s.files, s.flake, s.Format, s.OverrideInputs, s.Args, s.name, s.uuid, string(facts)}), err
 }
 
 // page returns what is remembered of this session's questions, nil if nothing is.

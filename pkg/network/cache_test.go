@@ -2,6 +2,7 @@ package network
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"nx/pkg/inputs"
 	"nx/pkg/nixcmd"
@@ -151,6 +153,37 @@ func TestCache(t *testing.T) {
 		late   bool   // what is built or fetched first is remembered the time after
 	}{
 		{name: "the network", files: etc(`"1"`), edit: sh(`sed -i s/1/2/ network.nix`)},
+		{name: "a file in /dev/shm", files: etc(`import @SHM@/m.nix`), before: func(b *bench) {
+			shm, err := os.MkdirTemp("/dev/shm", "nxtest-")
+			if err != nil {
+				b.Skipf("NEEDS /dev/shm: %v", err)
+			}
+			b.Cleanup(func() { _ = os.RemoveAll(shm) })
+			b.sh(fmt.Sprintf(`echo '"1"' >%[1]s/m.nix; sed -i 's|@SHM@|%[1]s|' network.nix; ln -s %[1]s shm`, shm))
+		}, edit: sh(`echo '"2"' >shm/m.nix`)},
+		{name: "a link in /proc", files: and(etc(`builtins.readFile "/proc/self/root/@DIR@/f"`), "f", "1"), before: sh(`sed -i "s|/@DIR@|$PWD|" network.nix`), edit: sh(`echo 2 >f`),
+			moment: `it reads /proc/`},
+		{name: "a name that is no UTF-8", files: etc("if builtins.pathExists (./. + \"/\xff\") then \"y\" else \"n\""), edit: sh(`touch "$(printf '\377')"`)},
+		{name: "a folder with such a name", files: and(source(`./d`), "d/\xff", "1"), edit: sh(`echo 2 >d/*`)},
+		{name: "a link out of the store, something comes", files: etc(`if builtins.pathExists ("${builtins.path { path = ./l; name = "l"; }}/f") then "y" else "n"`),
+			before: sh(`mkdir d; ln -s "$PWD/d" l`), edit: sh(`touch d/f`)},
+		{name: "where the working directory is", files: and(etc(`import <m>`), "1/m", `"1"`, "2/m", `"2"`), before: func(b *bench) {
+			b.sh(`ln -s 1 l`)
+			b.Chdir(b.dir + "/l")
+			b.args = []string{"-I", "m=./m"}
+		}, edit: func(b *bench) { b.sh(`ln -sfn 2 l`); b.Chdir(b.dir + "/l") }},
+		{name: "what Nix' configuration includes, with the size and time it had", files: and(etc(`import <m/m.nix>`), "1/m.nix", `"1"`, "2/m.nix", `"2"`), before: func(b *bench) {
+			b.sh(`echo "include $PWD/more.conf" >user.conf; echo "nix-path = $NIX_PATH m=$PWD/1" >more.conf; touch -d 2001-01-01 more.conf`)
+			b.Setenv("NIX_USER_CONF_FILES", b.dir+"/user.conf")
+			if err := os.Unsetenv("NIX_PATH"); err != nil {
+				b.Fatal(err)
+			}
+		}, edit: sh(`sed -i 's|/1$|/2|' more.conf; touch -d 2001-01-01 more.conf`)},
+		{name: "a Nix of another name", files: etc(`"1"`), before: func(b *bench) {
+			b.sh(`mkdir bin; cp "$(readlink -f "$(command -v nix-instantiate)")" bin/other
+				printf '#!/usr/bin/env bash\nexec -a nix-instantiate %s/bin/other "$@"\n' "$PWD" >bin/nix-instantiate; chmod +x bin/nix-instantiate`)
+			b.Setenv("PATH", b.dir+"/bin:"+os.Getenv("PATH"))
+		}, edit: sh(`sed -i s/1/2/ network.nix`), moment: "none of the programs that ran for it is called nix"},
 		{name: "its times", files: etc(`"1"`), edit: sh(`touch network.nix`), same: true},
 		{name: "its like", files: etc(`"1"`), edit: sh(`cp network.nix x; mv x network.nix`), same: true},
 		{name: "a file beside it", files: etc(`"1"`), edit: sh(`echo x >beside; mkdir .git`), same: true},
@@ -439,6 +472,33 @@ func TestCacheSurvives(t *testing.T) {
 			t.Errorf("the page is %v, %v", info.Mode(), err)
 		}
 	})
+}
+
+// Pages go by age, and only for their bytes.
+func TestPrune(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 30 {
+		name := filepath.Join(dir, fmt.Sprintf("%02d.json", i))
+		at := time.Unix(int64(i), 0)
+		if err := errors.Join(os.WriteFile(name, []byte("1234"), 0o600), os.Chtimes(name, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range []struct {
+		bytes int64
+		want  []string
+	}{{120, []string{"00.json", "29.json"}}, {118, []string{"01.json", "29.json"}}, {7, []string{"29.json", "29.json"}}} {
+		if err := prune(dir, test.bytes); err != nil {
+			t.Fatal(err)
+		}
+		pages, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := []string{pages[0].Name(), pages[len(pages)-1].Name()}; !slices.Equal(got, test.want) {
+			t.Errorf("with %d bytes from %s to %s, want %s", test.bytes, got[0], got[1], test.want)
+		}
+	}
 }
 
 func read(t *testing.T, file string) string {

@@ -259,7 +259,7 @@ func (l *lockedFlake) take(out []byte, unlocked []string, overridden [][2]string
 			continue
 		}
 		n := at(locks.Nodes, l.root, input)
-		if n.Locked.Type != "path" && (n.Locked.Type != "git" || !strings.HasPrefix(n.Locked.URL, "file:")) {
+		if n.Locked.Type != "path" && (n.Locked.Type != "git" || !checkedOut(n.Locked.URL)) {
 			l.moment = "the flake has no lock for its input " + input
 		}
 	}

@@ -440,12 +440,17 @@ func TestFlakeRefused(t *testing.T) {
 // What Nix fetched from elsewhere, since no lock file has it, may be another a
 // moment later.
 func TestUnlocked(t *testing.T) {
-	const metadata = `{"path":"/nix/store/x-source","locked":{"type":"git","url":"file:///repo","dir":"machines"},"locks":{"root":"root","version":7,"nodes":{
-		"root":{"inputs":{"away":"away","here":"here","repo":"repo","same":["away"]}},
+	repo := t.TempDir() // it is seen what is read of one that is checked out
+	if err := os.Mkdir(filepath.Join(repo, ".git"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	metadata := `{"path":"/nix/store/x-source","locked":{"type":"git","url":"file:///repo","dir":"machines"},"locks":{"root":"root","version":7,"nodes":{
+		"root":{"inputs":{"away":"away","bare":"bare","here":"here","repo":"repo","same":["away"]}},
 		"away":{"inputs":{"deep":"deep"},"locked":{"type":"github","owner":"o","repo":"r","rev":"1","narHash":"sha256-x"}},
 		"deep":{"locked":{"type":"path","path":"/deep","narHash":"sha256-x","lastModified":1735689600}},
 		"here":{"locked":{"type":"path","path":"/here","narHash":"sha256-x"}},
-		"repo":{"locked":{"type":"git","url":"file:///other"}}}}}`
+		"repo":{"locked":{"type":"git","url":"file://` + repo + `"}},
+		"bare":{"locked":{"type":"git","url":"file://` + repo + `/bare"}}}}}`
 	const moment = "the flake has no lock for its input "
 	for _, tt := range []struct {
 		unlocked   []string
@@ -454,6 +459,7 @@ func TestUnlocked(t *testing.T) {
 	}{
 		{nil, nil, ""},
 		{[]string{"here", "repo", "away/deep"}, nil, ""},
+		{[]string{"bare"}, nil, moment + "bare"},
 		{[]string{"away"}, nil, moment + "away"},
 		{[]string{"away/none"}, nil, moment + "away/none"},
 		{[]string{"away"}, [][2]string{{"away", "github:o/r"}}, moment + "away"},

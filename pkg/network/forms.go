@@ -76,9 +76,25 @@ var revision = regexp.MustCompile(`^[a-z]+:[^/?]+/[^/?]+/[0-9a-f]{40}(?:\?|$)|[?
 // fixed tells whether ref is a flake on this machine, whose files are seen to be
 // read, or one that is never another.
 func fixed(ref string) bool {
-	_, file, ok := strings.Cut(ref, ":")
-	return filepath.IsAbs(ref) || ok && strings.HasPrefix(file, "/") && !strings.HasPrefix(file, "//") ||
-		strings.HasPrefix(ref, "git+file:///") || strings.HasPrefix(ref, ".") || revision.MatchString(ref)
+	scheme, file, _ := strings.Cut(ref, ":")
+	switch {
+	case filepath.IsAbs(ref), strings.HasPrefix(ref, "."), revision.MatchString(ref):
+		return true
+	case scheme == "path":
+		return strings.HasPrefix(file, "/") && !strings.HasPrefix(file, "//")
+	}
+	return scheme == "git+file" && checkedOut("file:"+file)
+}
+
+// checkedOut tells whether a URL is of a folder with a git repository. A bare one
+// Nix fetches as if it were elsewhere, and does not look again for an hour.
+func checkedOut(repository string) bool {
+	u, err := url.Parse(repository)
+	if err != nil || u.Scheme != "file" || !filepath.IsAbs(u.Path) {
+		return false
+	}
+	_, err = os.Stat(filepath.Join(u.Path, ".git"))
+	return err == nil
 }
 
 // flakeArgs writes r and returns the arguments of "nix eval" that have it

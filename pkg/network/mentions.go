@@ -20,7 +20,7 @@ type mentions struct {
 // marks are in each file that mentions anything.
 var marks = [][]byte{[]byte("getEnv"), []byte("maybeEnv"), []byte("currentTime"), []byte("fetchTarball"), []byte("fetchGit"), []byte("fetchTree"),
 	[]byte("fetchMercurial"), []byte("getFlake"), []byte("__fetchurl"), []byte("builtins.fetchurl"), []byte("(builtins)"), []byte("with builtins"),
-	[]byte("builtins.exec"), []byte("__exec"), []byte("mportNative"), []byte("builtins.${")}
+	[]byte("builtins.exec"), []byte("__exec"), []byte("mportNative"), []byte("builtins.${"), []byte(`builtins."`), []byte("getAttr")}
 
 // mentioned reads a Nix file.
 func mentioned(text []byte) mentions {
@@ -85,7 +85,8 @@ func (m *mentions) token(tokens []token, i int) {
 			m.say(t.line, "builtins."+name)
 		}
 	case "builtins":
-		if before.text != "." && after.text == "." && at(i+2).text == "${" {
+		computed := at(i + 2)
+		if before.text != "." && (after.text == "." && computed.kind == tokenOther && (computed.text == "${" || computed.text == `"`) || gotten(tokens, i)) {
 			m.say(t.line, "a builtin of a computed name")
 		}
 		// What comes without its set is taken for a builtin in the rest of the file.
@@ -96,6 +97,37 @@ func (m *mentions) token(tokens []token, i int) {
 			m.unlocked = append(m.unlocked, fmt.Sprintf("%s, line %d", name, t.line))
 		}
 	}
+}
+
+// gotten tells whether tokens[i] is the set that getAttr is to have a computed
+// name of: a variable, or what is in parentheses.
+func gotten(tokens []token, i int) bool {
+	i--
+	if i > 0 && tokens[i].kind == tokenName {
+		return tokens[i-1].is("getAttr")
+	}
+	if i < 0 || tokens[i].text != ")" {
+		return false
+	}
+	i = opening(tokens, i)
+	return i > 0 && tokens[i-1].is("getAttr")
+}
+
+// opening returns the index of the parenthesis that tokens[i] closes, -1 where
+// there is none.
+func opening(tokens []token, i int) int {
+	for depth := 0; i >= 0; i-- {
+		switch t := tokens[i]; {
+		case t.kind != tokenOther:
+		case t.text == ")":
+			depth++
+		case t.text == "(":
+			if depth--; depth == 0 {
+				return i
+			}
+		}
+	}
+	return -1
 }
 
 // formal tells whether a name between these is an argument of a function that
@@ -112,15 +144,7 @@ func inherited(tokens []token, i int) bool {
 		case t.is("inherit"):
 			return true
 		case t.text == ")":
-			for depth := 0; i >= 0; i-- {
-				if tokens[i].text == ")" {
-					depth++
-				} else if tokens[i].text == "(" {
-					if depth--; depth == 0 {
-						break
-					}
-				}
-			}
+			i = opening(tokens, i)
 			return i > 0 && tokens[i-1].is("inherit")
 		case t.kind != tokenName:
 			return false

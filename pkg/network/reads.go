@@ -35,6 +35,7 @@ type reading struct {
 	files   []string       // that it evaluated
 	opened  bool           // it has opened something in private
 	begun   bool           // it evaluates; what it read before is for Nix itself
+	started bool           // it reads its configuration; what it read before are its libraries
 	fetches bool           // it has used Nix' cache of what was fetched, beyond what a hash names
 	why     string         // why its answers are for now only; empty: they are not
 }
@@ -88,7 +89,10 @@ func (r *reading) saw(path string, flags, thread int) {
 			return
 		}
 	}
-	if !r.begun && filepath.Base(path) != "nix.conf" {
+	// What a configuration includes, or a registry has, may be in the store behind a
+	// link, where all files are of the same time.
+	r.started = r.started || filepath.Base(path) == "nix.conf"
+	if !r.begun && !r.started {
 		r.add(inputs.Input{Path: programs + path})
 		return
 	}
@@ -102,6 +106,9 @@ func (r *reading) saw(path string, flags, thread int) {
 	}
 	if opened && stamp.IsSpecial() && r.begun {
 		r.forNow("%s is no file", path)
+	}
+	if !r.begun && filepath.Base(path) != "nix.conf" {
+		in.Path = settings + path
 	}
 	r.add(in)
 }
@@ -117,7 +124,7 @@ func (r *reading) add(in inputs.Input) {
 func (r *reading) clean() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.begun && !r.opened
+	return r.begun && r.pid != 0 && !r.opened
 }
 
 // evaluated takes the name of a file that the evaluator says it evaluates.
@@ -137,7 +144,7 @@ func (r *reading) program(thread int) (ours, git bool) {
 	if err != nil {
 		return true, false
 	}
-	name := filepath.Base(exe)
+	name := strings.TrimPrefix(filepath.Base(exe), ".") // .nix-wrapped
 	ours = strings.HasPrefix(name, "nix")
 	if ours && r.pid == 0 {
 		r.pid = thread
@@ -153,6 +160,9 @@ func (r *reading) done(missed error, search []string, moment string) {
 	defer r.mu.Unlock()
 	if missed != nil && !r.whole {
 		r.forNow("not all that it read was seen: %v", missed)
+	}
+	if r.pid == 0 && !r.whole {
+		r.forNow("none of the programs that ran for it is called nix")
 	}
 	if moment != "" {
 		r.forNow("%s", moment)
@@ -221,6 +231,7 @@ func (t *table) look(in inputs.Input) inputs.Stamp {
 // that cannot be known, since it has changed.
 func (t *table) stateOf(in inputs.Input) (string, error) {
 	state, err := stateOf(in)
+	in.Path = strings.TrimPrefix(in.Path, settings)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	stamp, ok := t.stamps[in]
@@ -237,6 +248,7 @@ func (t *table) stateOf(in inputs.Input) (string, error) {
 const (
 	variables = "$" // $NAME: a variable of the environment
 	programs  = "!" // !/lib/libc.so.6: what Nix reads as it starts
+	settings  = "+" // +/etc/nix/registry.json: what Nix reads before it evaluates
 	dated     = "@" // @1735689600 /folder: when the newest of what it has was modified
 )
 
@@ -254,6 +266,10 @@ func stateOf(in inputs.Input) (string, error) {
 		}
 		return fmt.Sprint(info.Mode().Type(), info.Size(), info.ModTime().UnixNano()), nil
 	}
+	if path, ok := strings.CutPrefix(in.Path, settings); ok {
+		in.Path = path
+		return in.State()
+	}
 	if stated, ok := strings.CutPrefix(in.Path, dated); ok {
 		seconds, folder, _ := strings.Cut(stated, " ")
 		at, _, err := newest(folder)
@@ -269,10 +285,13 @@ func stateOf(in inputs.Input) (string, error) {
 		return inputs.Absent, nil
 	}
 	if place(in.Path) == inStore && filepath.Dir(in.Path) == storeDir {
-		if _, err := os.Lstat(in.Path); errors.Is(err, os.ErrNotExist) {
+		info, err := os.Lstat(in.Path)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
 			return inputs.Absent, nil
+		case err != nil || info.Mode()&os.ModeSymlink == 0:
+			return "there", nil
 		}
-		return "there", nil
 	}
 	return in.State()
 }
@@ -299,11 +318,16 @@ const (
 )
 
 // storeInput returns the input for path in the store: the store path it is in.
-// It is false where a link leads out of the store.
+// It is false where a link leads out of the store, or nowhere.
 func storeInput(path string) (inputs.Input, bool) {
-	real, err := filepath.EvalSymlinks(path)
-	if err == nil && !inputs.Below(real, storeDir) {
-		return inputs.Input{}, false
+	for at := path; ; at = filepath.Dir(at) {
+		real, err := filepath.EvalSymlinks(at)
+		if err == nil && inputs.Below(real, storeDir) {
+			break
+		}
+		if _, there := os.Lstat(at); err == nil || there == nil {
+			return inputs.Input{}, false
+		}
 	}
 	name, _, _ := strings.Cut(strings.TrimPrefix(path, storeDir+"/"), "/")
 	return inputs.Input{Path: storeDir + "/" + name}, true
@@ -321,7 +345,7 @@ const (
 // place returns the kind of place that path is in.
 func place(path string) int {
 	for _, dir := range []string{"/proc", "/sys", "/dev"} {
-		if inputs.Below(path, dir) {
+		if inputs.Below(path, dir) && !inputs.Below(path, "/dev/shm") { // files like any other
 			return ofTheMoment
 		}
 	}
@@ -334,14 +358,18 @@ func place(path string) int {
 		}
 		return inStore
 	}
-	for _, dir := range []string{"db", "temproots", "gcroots", "gc.lock", "daemon-socket", "userpool", "userpool2", "current-load"} {
+	for _, dir := range []string{"db", "temproots", "gc.lock", "daemon-socket", "userpool", "userpool2", "current-load"} {
 		if inputs.Below(path, stateDir+"/"+dir) {
 			return nixOwn
 		}
 	}
+	// Wherever Nix keeps its cache of fetches, what is found there may be too old a moment later.
+	if strings.HasPrefix(filepath.Base(path), "fetcher-cache-v") {
+		return nixFetches
+	}
 	cache := filepath.Join(cacheHome(), "nix")
 	if rest, ok := strings.CutPrefix(path, cache+"/"); ok {
-		for _, name := range []string{"fetcher-cache", "git", "hg", "tarball", "flake-registry"} {
+		for _, name := range []string{"git", "hg", "tarball", "flake-registry"} {
 			if strings.HasPrefix(rest, name) {
 				return nixFetches
 			}
@@ -362,9 +390,18 @@ func cacheHome() string {
 }
 
 // ofTheRuntime tells whether path is one that the evaluator's own libraries read
-// while it evaluates: its collector of garbage, and what starts processes.
+// while it evaluates: its collector of garbage, and what starts processes. What
+// else /proc/self has leads to other files, as cwd does, or says what is not known
+// otherwise, as environ does.
 func ofTheRuntime(path string) bool {
-	for _, dir := range []string{"/proc/self", "/proc/stat", "/proc/mounts", "/sys/devices/system/cpu", "/dev/null", "/dev/urandom", "/dev/random", "/dev/tty", "/dev/pts", "/dev/ptmx", "/dev/shm"} {
+	if name, ok := strings.CutPrefix(path, "/proc/self"); ok {
+		switch name {
+		case "", "/cgroup", "/exe", "/fd", "/maps", "/mountinfo", "/mounts", "/ns/mnt", "/ns/user", "/root", "/stat", "/status", "/task":
+			return true
+		}
+		return false
+	}
+	for _, dir := range []string{"/proc/stat", "/proc/mounts", "/sys/devices/system/cpu", "/dev/null", "/dev/urandom", "/dev/random", "/dev/tty", "/dev/pts", "/dev/ptmx"} {
 		if inputs.Below(path, dir) {
 			return true
 		}

@@ -17,4 +17,5 @@ var calls = map[int]call{
 	unix.SYS_FACCESSAT2: {dir: 0, path: 1, flags: -1},
 	unix.SYS_READLINK:   {dir: -1, path: 0, flags: -1},
 	unix.SYS_READLINKAT: {dir: 0, path: 1, flags: -1},
+	unix.SYS_CHDIR:      {dir: -1, path: 0, flags: -1},
 }

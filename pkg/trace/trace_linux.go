@@ -35,7 +35,7 @@ func Supported() error {
 	return nil
 }
 
-// Start starts cmd, whose children are traced with it, and calls saw for each
+// Start starts cmd, which has no Dir and whose children are traced with it, and calls saw for each
 // access, from one goroutine, while the command waits for it to return: what it
 // does after an access, it does after saw has returned. The path is absolute; it
 // has symbolic links as the command named them, and ".." where it depends on them
@@ -50,6 +50,9 @@ func Supported() error {
 // The command and its children cannot gain privileges by set-user-ID programs
 // (PR_SET_NO_NEW_PRIVS).
 func Start(cmd *exec.Cmd, saw func(path string, flags, thread int)) (stop func() error, err error) {
+	if cmd.Dir != "" {
+		return nil, fmt.Errorf("trace %s: it cannot be started in %s", cmd.Path, cmd.Dir)
+	}
 	started := make(chan error)
 	var t *tracer
 	go func() {
@@ -102,8 +105,9 @@ const (
 	offsetArgs = 16
 )
 
-// filter notifies of the system calls that read by a path. Neither execve nor
-// chdir may be among them: Go calls them between vfork and exec, when this
+// filter notifies of the system calls that read by a path, and of chdir, which
+// may follow a link that no later path has. Execve may not be among them, nor may
+// the command begin with chdir: Go calls them between vfork and exec, when this
 // process may not be able to answer.
 func filter() []unix.SockFilter {
 	load := func(offset uint32) unix.SockFilter {

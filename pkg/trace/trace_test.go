@@ -19,8 +19,7 @@ import (
 // opened, below dir.
 func run(t *testing.T, dir, script string) (looked, opened []string, stdout string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", script)
-	cmd.Dir = dir
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", "cd '"+dir+"'; "+script)
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
 	var mu sync.Mutex
@@ -73,6 +72,7 @@ func TestStart(t *testing.T) {
 		{"cat file", "file", "file", "x"},
 		{"cat ./sub//file", "sub/file", "sub/file", "y"},
 		{"cd sub && exec cat ../file", "sub/../file", "sub/../file", "x"},
+		{"cd link && exec cat file", "link", "sub/file", "y"},
 		{"cat link/file", "link/file", "link/file", "y"},
 		{"ls sub", "sub", "sub", "file\n"},
 		{"test -e none || echo none", "none", "", "none\n"},
