@@ -111,13 +111,15 @@ func TestWriteRule(t *testing.T) {
 	dir := t.TempDir()
 	hard := []string{"plain.nix", "a b", `back\slash`, `end\ space`, "ha#sh", "do$$l", "co:lon", "per%cent", "{curly}", "ümlaut", "with\ttab"}
 	must(t, os.Mkdir(filepath.Join(dir, "folder"), 0o700), os.Mkdir(filepath.Join(dir, "list"), 0o700))
+	past, elsewhere := time.Now().Add(-time.Hour), filepath.Join(t.TempDir(), "elsewhere")
 	var read []inputs.Input
 	for _, name := range hard {
 		must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600))
 		read = append(read, inputs.Input{Path: filepath.Join(dir, name)})
 	}
 	read = append(read, inputs.Input{Path: filepath.Join(dir, "folder")}, inputs.Input{Path: filepath.Join(dir, "list"), List: true},
-		inputs.Input{Path: filepath.Join(dir, "list/absent/x.nix")}, inputs.Input{Path: "/etc/passwd"})
+		inputs.Input{Path: filepath.Join(dir, "list/absent/x.nix")}, inputs.Input{Path: elsewhere})
+	must(t, os.WriteFile(elsewhere, nil, 0o600), os.Chtimes(elsewhere, past, past))
 	var rule bytes.Buffer
 	must(t, inputs.WriteRule(&rule, "out put", read, dir))
 	must(t, os.WriteFile(filepath.Join(dir, "rule"), rule.Bytes(), 0o600),
@@ -137,7 +139,6 @@ func TestWriteRule(t *testing.T) {
 			must(t, os.Chtimes(filepath.Join(dir, name), at, at))
 		}
 	}
-	past := time.Now().Add(-time.Hour)
 	set(past, append(slices.Clone(hard), "folder", "list")...)
 	if got := run(); got == "" {
 		t.Fatalf("nothing is made\n%s", rule.String())
