@@ -40,7 +40,7 @@ var imports = map[string][]string{
 	"pkg/stream": {"pkg/record"},
 	"pkg/cli":    {"pkg/record", "pkg/stream"},
 
-	"pkg/testhost": {"pkg/target"},
+	"pkg/testhost": {"pkg/target", "pkg/trace"},
 }
 
 func TestImports(t *testing.T) {

@@ -24,7 +24,7 @@ import (
 //	derivations FILE               a record with drvPath for each attribute of FILE, a function { sh }: { … };
 //	                               sh NAME SCRIPT { … } is a derivation that no run before has built
 //
-// and the conditions [nix] and [root], which mean what testhost.Need says.
+// and the conditions [nix], [root] and [trace], which mean what testhost.Need says.
 // $NIXPKGS is the folder of the nixpkgs in NIX_PATH. NXTEST_UPDATE=1 rewrites the files that cmp finds different.
 func TestScripts(t *testing.T) {
 	if _, err := exec.LookPath("jq"); err != nil {

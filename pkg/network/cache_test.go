@@ -18,6 +18,7 @@ import (
 
 	"nx/pkg/inputs"
 	"nx/pkg/nixcmd"
+	"nx/pkg/testhost"
 	"nx/pkg/trace"
 )
 
@@ -39,6 +40,7 @@ type bench struct {
 // newBench makes a folder of files.
 func newBench(t *testing.T, files map[string]string) *bench {
 	t.Helper()
+	testhost.Need(t, "trace")
 	dir, err := filepath.EvalSymlinks(t.TempDir())
 	if err != nil {
 		t.Fatal(err)

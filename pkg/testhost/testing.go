@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+
+	"nx/pkg/trace"
 )
 
 // TB is the part of testing.TB that the helpers below need; programs that use this
@@ -31,6 +33,7 @@ type TB interface {
 //
 //	root      namespace hosts can be started here
 //	systemd   such hosts can be started with systemd
+//	trace     a program can see what another one reads (pkg/trace)
 //	nix       nix-store is in PATH
 //	nix-new   NXTEST_NIX_NEW names a folder with a newer Nix, as bin/nix-store
 //	nixpkgs   NXTEST_NIXPKGS names a nixpkgs tree
@@ -56,6 +59,8 @@ func Missing(word string) (missing error, required bool) {
 		missing = Supported(Options{})
 	case "systemd":
 		missing = Supported(Options{Systemd: true})
+	case "trace":
+		missing = trace.Supported()
 	case "nix":
 		_, missing = exec.LookPath("nix-store")
 	case "nix-new":

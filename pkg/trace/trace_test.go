@@ -6,12 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 
+	"nx/pkg/testhost"
 	"nx/pkg/trace"
 )
 
@@ -19,6 +19,7 @@ import (
 // opened, below dir.
 func run(t *testing.T, dir, script string) (looked, opened []string, stdout string) {
 	t.Helper()
+	testhost.Need(t, "trace")
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", "cd '"+dir+"'; "+script)
 	var out, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &stderr
@@ -35,9 +36,6 @@ func run(t *testing.T, dir, script string) (looked, opened []string, stdout stri
 			}
 		}
 	})
-	if errors.Is(err, trace.ErrUnsupported) && (runtime.GOOS != "linux" || os.Getenv("NXTEST_REQUIRE") == "") {
-		t.Skipf("NEEDS seccomp: %v", err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -98,6 +96,7 @@ func TestStart(t *testing.T) {
 // A command waits for whoever sees what it does, so that what follows an access
 // is known to follow it.
 func TestWaits(t *testing.T) {
+	testhost.Need(t, "trace")
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), "cat", filepath.Join(dir, "late"))
 	var stdout bytes.Buffer
@@ -109,9 +108,6 @@ func TestWaits(t *testing.T) {
 			}
 		}
 	})
-	if errors.Is(err, trace.ErrUnsupported) {
-		t.Skipf("NEEDS seccomp: %v", err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +128,7 @@ func TestStartFails(t *testing.T) {
 
 // What a command leaves behind does not keep its trace alive.
 func TestStopWithoutChildren(t *testing.T) {
+	testhost.Need(t, "trace")
 	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", "read -r line <&3 & echo $!")
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -140,9 +137,6 @@ func TestStopWithoutChildren(t *testing.T) {
 	defer w.Close()
 	cmd.ExtraFiles = []*os.File{r}
 	stop, err := trace.Start(cmd, func(string, int, int) {})
-	if errors.Is(err, trace.ErrUnsupported) {
-		t.Skipf("NEEDS seccomp: %v", err)
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
