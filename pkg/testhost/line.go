@@ -41,7 +41,7 @@ func (h *Host) stretch(ctx context.Context, line Line) error {
 	if err := unplug(ctx, h.net, h.last); err != nil {
 		return err
 	}
-	near, err := openTAP("/proc/self/ns/net", portName(h.net, h.last))
+	near, err := openTAP("", portName(h.net, h.last))
 	if err != nil {
 		return err
 	}
@@ -58,8 +58,9 @@ func (h *Host) stretch(ctx context.Context, line Line) error {
 	return err
 }
 
-// openTAP makes an interface in a network namespace, whose frames are read from and
-// written to the file. It goes when that is closed, and with the namespace.
+// openTAP makes an interface in a network namespace, this process's if it is empty,
+// whose frames are read from and written to the file. It goes when that is closed,
+// and with the namespace.
 func openTAP(namespace, name string) (*os.File, error) {
 	// The thread is given up with the goroutine: its namespace is another one.
 	type result struct {
@@ -80,13 +81,17 @@ func openTAP(namespace, name string) (*os.File, error) {
 }
 
 func tap(namespace, name string) (int, error) {
-	ns, err := os.Open(namespace)
-	if err != nil {
-		return 0, err
-	}
-	defer ns.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return 0, err
+	// This process's has no name that holds: /proc/self/ns is the first thread's,
+	// which may have been the one to be in another.
+	if namespace != "" {
+		ns, err := os.Open(namespace)
+		if err != nil {
+			return 0, err
+		}
+		defer ns.Close()
+		if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+			return 0, err
+		}
 	}
 	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
