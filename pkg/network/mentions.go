@@ -20,7 +20,7 @@ type mentions struct {
 // marks are in each file that mentions anything.
 var marks = [][]byte{[]byte("getEnv"), []byte("maybeEnv"), []byte("currentTime"), []byte("fetchTarball"), []byte("fetchGit"), []byte("fetchTree"),
 	[]byte("fetchMercurial"), []byte("getFlake"), []byte("__fetchurl"), []byte("builtins.fetchurl"), []byte("(builtins)"), []byte("with builtins"),
-	[]byte("builtins.exec"), []byte("__exec"), []byte("mportNative"), []byte("builtins.${"), []byte(`builtins."`), []byte("getAttr")}
+	[]byte("builtins.exec"), []byte("__exec"), []byte("mportNative"), []byte("builtins.${"), []byte(`builtins."`), []byte("getAttr"), []byte(" builtins"), []byte("=builtins"), []byte("(builtins")}
 
 // mentioned reads a Nix file.
 func mentioned(text []byte) mentions {
@@ -88,6 +88,11 @@ func (m *mentions) token(tokens []token, i int) {
 		computed := at(i + 2)
 		if before.text != "." && (after.text == "." && computed.kind == tokenOther && (computed.text == "${" || computed.text == `"`) || gotten(tokens, i)) {
 			m.say(t.line, "a builtin of a computed name")
+		}
+		if before.text != "." && after.text != "." && after.text != "?" && !before.is("with") &&
+			!(before.text == "(" && at(i-2).is("inherit")) && !inherited(tokens, i) &&
+			!(before.kind == tokenString && at(i-2).is("getAttr")) {
+			m.say(t.line, "builtins as a value")
 		}
 		// What comes without its set is taken for a builtin in the rest of the file.
 		m.withBuiltins = m.withBuiltins || before.is("with") || before.text == "(" && at(i-2).is("inherit")

@@ -110,6 +110,10 @@ func (n *Nix) evaluate(cmd *exec.Cmd, env []string, line func(line string, pid i
 	}
 	start := cmd.Start
 	stop := func() error { return nil }
+	if saw != nil && os.Getenv("GIT_CONFIG_COUNT") == "" {
+		// A watcher that tells git what was edited would leave git nothing to look at.
+		cmd.Env = append(cmd.Env, "GIT_CONFIG_COUNT=1", "GIT_CONFIG_KEY_0=core.fsmonitor", "GIT_CONFIG_VALUE_0=false")
+	}
 	if saw != nil {
 		start = func() (err error) {
 			if n.Trace == nil {
