@@ -33,7 +33,7 @@ var imports = map[string][]string{
 	"pkg/provision/none":    {"pkg/provision", "pkg/target"},
 	"pkg/provision/sandbox": {"pkg/provision", "pkg/target", "pkg/testhost"},
 	"pkg/eval":              {"pkg/record", "pkg/store", "pkg/network", "pkg/inputs"},
-	"pkg/build":             {"pkg/record", "pkg/store", "pkg/target"},
+	"pkg/build":             {"pkg/record", "pkg/store", "pkg/target", "pkg/closure"},
 	"pkg/deliver":           {"pkg/record", "pkg/store", "pkg/target", "pkg/closure"},
 	"pkg/activate":          {"pkg/record", "pkg/store", "pkg/target"},
 

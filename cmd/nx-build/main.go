@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -25,7 +24,6 @@ import (
 	"nx/pkg/nixserve"
 	"nx/pkg/record"
 	"nx/pkg/remote"
-	"nx/pkg/store"
 	"nx/pkg/stream"
 	"nx/pkg/target"
 )
@@ -76,10 +74,9 @@ func (c *realise) Run(ctx context.Context, p *cli.Process, flags *commands) erro
 		},
 		OnTarget: c.BuildOnTarget,
 		Targets: build.Targets{
-			Dial: func(ctx context.Context, t target.Target) (build.Conn, error) { return dialer.Dial(ctx, t) },
-			Open: func(ctx context.Context, serve build.Serve) (build.HostStore, error) {
-				return &hostStore{nixserve.Open(ctx, nixserve.Run(serve)), depot}, nil
-			},
+			Depot: depot,
+			Dial:  func(ctx context.Context, t target.Target) (build.Conn, error) { return dialer.Dial(ctx, t) },
+			Open:  func(ctx context.Context, serve build.Serve) build.HostStore { return nixserve.Open(ctx, serve) },
 			Nix: func(run build.Command, log *slog.Logger) build.HostRealiser {
 				return &nixcmd.Nix{Run: run, Log: log}
 			},
@@ -114,31 +111,6 @@ func (c *realise) Run(ctx context.Context, p *cli.Process, flags *commands) erro
 			return err
 		}
 	}
-	return err
-}
-
-// A hostStore is the store behind a client, to which derivations go from a depot:
-// small files, sent as they are.
-type hostStore struct {
-	*nixserve.Client
-	from *closure.Depot
-}
-
-// Place is that of [closure.Sink]: nothing is known of it.
-func (s *hostStore) Place(context.Context) (closure.Place, error) { return closure.Place{}, nil }
-
-// AddCompressed is that of [closure.Sink].
-func (s *hostStore) AddCompressed(context.Context, iter.Seq[store.Info], closure.Dump, func(store.Info)) error {
-	return errors.ErrUnsupported // not where the place has no zstd
-}
-
-// Add is that of [build.HostStore].
-func (s *hostStore) Add(ctx context.Context, drv store.Path, known func(paths, missing int, bytes uint64)) error {
-	_, err := s.from.Copy(ctx, s, drv, closure.Options{}, func(p closure.Progress) {
-		if p.Step == closure.Copying {
-			known(p.Paths, p.Missing, p.MissingSize)
-		}
-	})
 	return err
 }
 

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"log/slog"
 	"sync"
 
 	"github.com/tidwall/gjson"
 
+	"nx/pkg/closure"
 	"nx/pkg/record"
 	"nx/pkg/store"
 	"nx/pkg/target"
@@ -27,15 +29,26 @@ type Conn interface {
 
 // A HostStore is the store of a host, as long as the process lives that serves it.
 type HostStore interface {
-	// Add brings drv, with all it refers to, there from this machine's store, and
-	// keeps it there until the store is closed. It calls known once it is known
-	// what goes: files in the closure, those to send, and the size of their NARs.
-	Add(ctx context.Context, drv store.Path, known func(paths, missing int, bytes uint64)) error
+	// QueryValidPaths and AddToStoreNar are those of [closure.Sink]. What was asked
+	// about with lock is not collected until the store is closed.
+	QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error)
+	AddToStoreNar(ctx context.Context, infos []store.Info, dump closure.Dump, added func(store.Info)) error
 	// QueryClosure returns paths and all they refer to.
 	QueryClosure(ctx context.Context, paths []store.Path) ([]store.Path, error)
 	// QueryPathInfos returns what is recorded of those of paths that are valid.
 	QueryPathInfos(ctx context.Context, paths []store.Path) ([]store.Info, error)
 	Close() error
+}
+
+// A sink is a host's store as derivations go there: small files, sent as they are.
+type sink struct{ HostStore }
+
+// Place is that of [closure.Sink]: nothing is known of it.
+func (sink) Place(context.Context) (closure.Place, error) { return closure.Place{}, nil }
+
+// AddCompressed is that of [closure.Sink].
+func (sink) AddCompressed(context.Context, iter.Seq[store.Info], closure.Dump, func(store.Info)) error {
+	return errors.ErrUnsupported // not where the place has no zstd
 }
 
 // A HostRealiser is Nix on a host.
@@ -56,11 +69,13 @@ type Command = func(ctx context.Context, argv []string, stdout, stderr io.Writer
 
 // Targets are hosts that build their own systems. All fields must be set.
 type Targets struct {
+	// Depot has this machine's store, where the derivations are.
+	Depot *closure.Depot
 	// Dial connects to a host.
 	Dial func(context.Context, target.Target) (Conn, error)
 	// Open starts serve, which runs "nix-store --serve --write" on a host, and
 	// returns the store behind it, until it is closed or ctx ends.
-	Open func(ctx context.Context, serve Serve) (HostStore, error)
+	Open func(ctx context.Context, serve Serve) HostStore
 	// Nix returns the Nix whose commands run runs.
 	Nix func(run Command, log *slog.Logger) HostRealiser
 }
@@ -161,15 +176,14 @@ func (b *Builder) there(ctx context.Context, r *record.Record) error {
 		return err
 	}
 	// What it was asked about is not collected while this process lives.
-	remote, err := b.Targets.Open(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+	remote := b.Targets.Open(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
 		return run(ctx, []string{"nix-store", "--serve", "--write"}, stdin, stdout, stderr)
 	})
-	if err != nil {
-		return fmt.Errorf("build %s on %s: %w", drv, t.Host, err)
-	}
 	defer remote.Close()
-	err = remote.Add(ctx, drv, func(paths, missing int, bytes uint64) {
-		log.Info("copying derivations", "paths", paths, "missing", missing, "bytes", bytes)
+	_, err = b.Targets.Depot.Copy(ctx, sink{remote}, drv, closure.Options{}, func(p closure.Progress) {
+		if p.Step == closure.Copying {
+			log.Info("copying derivations", "paths", p.Paths, "missing", p.Missing, "bytes", p.MissingSize)
+		}
 	})
 	if err != nil {
 		return fmt.Errorf("copy %s to %s: %w", drv, t.Host, err)

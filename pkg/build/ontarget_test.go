@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"log/slog"
 	"net"
 	"os"
@@ -121,31 +120,6 @@ func derivations(t *testing.T, expression string) map[string]store.Path {
 	return drvs
 }
 
-// A hostStore is the store behind a client, to which derivations go from a depot:
-// small files, sent as they are.
-type hostStore struct {
-	*nixserve.Client
-	from *closure.Depot
-}
-
-// Place is that of [closure.Sink]: nothing is known of it.
-func (s *hostStore) Place(context.Context) (closure.Place, error) { return closure.Place{}, nil }
-
-// AddCompressed is that of [closure.Sink].
-func (s *hostStore) AddCompressed(context.Context, iter.Seq[store.Info], closure.Dump, func(store.Info)) error {
-	return errors.ErrUnsupported // not where the place has no zstd
-}
-
-// Add is that of [build.HostStore].
-func (s *hostStore) Add(ctx context.Context, drv store.Path, known func(paths, missing int, bytes uint64)) error {
-	_, err := s.from.Copy(ctx, s, drv, closure.Options{}, func(p closure.Progress) {
-		if p.Step == closure.Copying {
-			known(p.Paths, p.Missing, p.MissingSize)
-		}
-	})
-	return err
-}
-
 // builder is the stage as nx-build has it, for hosts that build by themselves.
 func builder(t *testing.T, j *journal) *build.Builder {
 	local := nixserve.Local()
@@ -160,10 +134,9 @@ func builder(t *testing.T, j *journal) *build.Builder {
 	return &build.Builder{
 		OnTarget: &yes,
 		Targets: build.Targets{
-			Dial: func(ctx context.Context, t target.Target) (build.Conn, error) { return dialer.Dial(ctx, t) },
-			Open: func(ctx context.Context, serve build.Serve) (build.HostStore, error) {
-				return &hostStore{nixserve.Open(ctx, serve), depot}, nil
-			},
+			Depot: depot,
+			Dial:  func(ctx context.Context, t target.Target) (build.Conn, error) { return dialer.Dial(ctx, t) },
+			Open:  func(ctx context.Context, serve build.Serve) build.HostStore { return nixserve.Open(ctx, serve) },
 			Nix: func(run build.Command, log *slog.Logger) build.HostRealiser {
 				return &nixcmd.Nix{Run: run, Log: log}
 			},

@@ -125,7 +125,6 @@ func (c *Cache) open(key string) *page {
 	if p.Answers == nil {
 		p.Answers = map[string]remembered{}
 	}
-	p.Version = pageVersion
 	p.table = &table{stamps: map[inputs.Input]inputs.Stamp{}, unsure: map[inputs.Input]bool{}, read: map[string]mentions{}}
 	if c.pages == nil {
 		c.pages = map[string]*page{}
@@ -214,23 +213,30 @@ func (p *page) whole() bool {
 // same tells of each input whether its state is the one it was.
 func (p *page) same() []bool {
 	same := make([]bool, len(p.Inputs))
+	inParallel(len(same), func(i int) {
+		state, err := stateOf(p.Inputs[i])
+		same[i] = err == nil && state == p.States[i]
+	})
+	return same
+}
+
+// inParallel calls f for each number below n, on all processors.
+func inParallel(n int, f func(i int)) {
 	var all errgroup.Group
 	all.SetLimit(runtime.NumCPU())
 	const chunk = 512
-	for from := 0; from < len(same); from += chunk {
+	for from := 0; from < n; from += chunk {
 		all.Go(func() error {
-			for i := from; i < min(from+chunk, len(same)); i++ {
-				state, err := stateOf(p.Inputs[i])
-				same[i] = err == nil && state == p.States[i]
+			for i := from; i < min(from+chunk, n); i++ {
+				f(i)
 			}
 			return nil
 		})
 	}
 	_ = all.Wait()
-	return same
 }
 
-// name returns what an answer is kept under.
+// key returns what an answer about it is kept under.
 func (it item) key(answer string) string {
 	return strings.Join([]string{answer, it.Kind, it.Type, it.Name}, " ")
 }
@@ -251,11 +257,16 @@ func (p *page) inputsOf(a remembered) []inputs.Input {
 	if a.reading != nil {
 		return a.reading.order[:a.UpTo]
 	}
+	return p.reading(a.Reading)[:a.UpTo]
+}
+
+// reading returns the inputs of the remembered reading i.
+func (p *page) reading(i int) []inputs.Input {
 	var of []inputs.Input
-	for _, r := range p.Readings[a.Reading] {
+	for _, r := range p.Readings[i] {
 		of = append(of, p.Inputs[r[0]:r[1]]...)
 	}
-	return of[:a.UpTo]
+	return of
 }
 
 // forget drops the answer about it, which turned out not to do.
@@ -306,11 +317,23 @@ func (p *page) save() (left []error, err error) {
 		}
 	}
 	bad := p.states(fresh)
-	// write adds the first n inputs of a reading, as far as they are known.
-	write := func(order []inputs.Input, states map[inputs.Input]string) (written int) {
+	// add adds a reading: its inputs as far as answers need them and differs is false
+	// of them, and the answers given until there. It returns the inputs that cut
+	// answers off.
+	add := func(order []inputs.Input, states map[inputs.Input]string, differs func(inputs.Input) bool, is func(remembered) bool) (cut []inputs.Input) {
+		need := -1
+		for _, a := range p.Answers {
+			if is(a) {
+				need = max(need, a.UpTo)
+			}
+		}
+		if need < 0 {
+			return nil
+		}
 		var ranges [][2]int
-		for _, in := range order {
-			if bad[in] != nil {
+		written := 0
+		for _, in := range order[:need] {
+			if differs(in) {
 				break
 			}
 			i, ok := at[in]
@@ -328,50 +351,31 @@ func (p *page) save() (left []error, err error) {
 			written++
 		}
 		w.Readings = append(w.Readings, ranges)
-		return written
-	}
-	// What was read anew is as it is now; what is remembered held as this process began.
-	for _, r := range p.fresh {
-		need := 0
-		for _, a := range p.Answers {
-			if a.reading == r {
-				need = max(need, a.UpTo)
-			}
-		}
-		written := write(r.order[:need], fresh)
 		for key, a := range p.Answers {
 			switch {
-			case a.reading != r:
+			case !is(a):
 			case a.UpTo > written:
-				left = append(left, bad[r.order[written]])
+				cut = append(cut, order[written])
 			default:
 				a.Reading = len(w.Readings) - 1
 				w.Answers[key] = a
 			}
 		}
+		return cut
 	}
+	// What was read anew is as it is now.
+	for _, r := range p.fresh {
+		cut := add(r.order, fresh, func(in inputs.Input) bool { return bad[in] != nil },
+			func(a remembered) bool { return a.reading == r })
+		for _, in := range cut {
+			left = append(left, bad[in])
+		}
+	}
+	// What is remembered held as this process began; of two states of one input only
+	// one is now's.
+	changed := func(in inputs.Input) bool { s, ok := fresh[in]; return ok && s != known[in] }
 	for i := range p.Readings {
-		need := 0
-		for _, a := range p.Answers {
-			if a.reading == nil && a.Reading == i {
-				need = max(need, a.UpTo)
-			}
-		}
-		if need == 0 {
-			continue
-		}
-		order := p.inputsOf(remembered{Reading: i, UpTo: need})
-		// Of two states of one input only one is now's.
-		if slices.ContainsFunc(order, func(in inputs.Input) bool { s, ok := fresh[in]; return ok && s != known[in] }) {
-			continue
-		}
-		write(order, known)
-		for key, a := range p.Answers {
-			if a.reading == nil && a.Reading == i {
-				a.Reading = len(w.Readings) - 1
-				w.Answers[key] = a
-			}
-		}
+		add(p.reading(i), known, changed, func(a remembered) bool { return a.reading == nil && a.Reading == i })
 	}
 	if p.stale = false; p.told {
 		left = nil
@@ -396,28 +400,15 @@ func (p *page) save() (left []error, err error) {
 // states finds the states of what was read and returns the errors of those that
 // are not known.
 func (p *page) states(of map[inputs.Input]string) map[inputs.Input]error {
-	var mu sync.Mutex
+	all := slices.Collect(maps.Keys(of))
+	states, errs := make([]string, len(all)), make([]error, len(all))
+	inParallel(len(all), func(i int) { states[i], errs[i] = p.stateOf(all[i]) })
 	bad := map[inputs.Input]error{}
-	var all errgroup.Group
-	all.SetLimit(runtime.NumCPU())
-	for chunk := range slices.Chunk(slices.Collect(maps.Keys(of)), 512) {
-		all.Go(func() error {
-			states := make([]string, len(chunk))
-			errs := make([]error, len(chunk))
-			for i, in := range chunk {
-				states[i], errs[i] = p.stateOf(in)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			for i, in := range chunk {
-				if of[in] = states[i]; errs[i] != nil {
-					bad[in] = errs[i]
-				}
-			}
-			return nil
-		})
+	for i, in := range all {
+		if of[in] = states[i]; errs[i] != nil {
+			bad[in] = errs[i]
+		}
 	}
-	_ = all.Wait()
 	return bad
 }
 
@@ -506,6 +497,11 @@ func (s *session) page() *page {
 	if s.Cache == nil || s.wholeTrees() && s.locked == nil {
 		return nil
 	}
+	s.paging.Lock()
+	defer s.paging.Unlock()
+	if s.opened != nil {
+		return s.opened
+	}
 	key, err := s.key()
 	if err != nil {
 		s.log().Warn("evaluations are not remembered", "error", err)
@@ -514,7 +510,8 @@ func (s *session) page() *page {
 	if s.wholeTrees() {
 		key += string(s.locked.said)
 	}
-	return s.Cache.open(key)
+	s.opened = s.Cache.open(key)
+	return s.opened
 }
 
 // A memory takes the answers of one evaluator, and what it had read before each.
@@ -656,6 +653,16 @@ func (s *session) recall(answer string, items []item) (known []recollection, res
 		}
 	}
 	return known, rest
+}
+
+// tellKnown tells the answers that hold still, and returns the items that are to
+// be asked for.
+func (s *session) tellKnown(answer string, items []item, tell func(it item, answer []byte, err error)) (rest []item) {
+	known, rest := s.recall(answer, items)
+	for _, k := range known {
+		tell(k.item, k.answer, nil)
+	}
+	return rest
 }
 
 // recallSystems is recall for derivations, which must still be there.

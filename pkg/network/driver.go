@@ -14,6 +14,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"nx/pkg/inputs"
 	"nx/pkg/record"
 )
 
@@ -42,6 +43,8 @@ type session struct {
 	mark       string
 	limits     limits
 	asked      atomic.Int32
+	paging     sync.Mutex
+	opened     *page    // for facts, once it was asked for
 	clean      sync.Map // names of machines evaluated with nothing opened in Private
 }
 
@@ -146,11 +149,7 @@ func (s *session) about(ctx context.Context) (*About, error) {
 			failed = fmt.Errorf("network.%s is a %s, not a %s", wrong.Field, wrong.Value, wrong.Type.Kind())
 		}
 	}
-	known, rest := s.recall("", []item{{Kind: "network"}})
-	for _, k := range known {
-		take(k.item, k.answer, nil)
-	}
-	s.ask(ctx, "", rest, take)
+	s.ask(ctx, "", s.tellKnown("", []item{{Kind: "network"}}, take), take)
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -314,7 +313,5 @@ func (s *session) foreign(file string) bool {
 	if s.flake != "" {
 		return s.foreignToFlake(file)
 	}
-	return !filepath.IsAbs(file) || within(file, s.dir) || s.nixpkgs != "" && within(file, s.nixpkgs)
+	return !filepath.IsAbs(file) || inputs.Below(file, s.dir) || s.nixpkgs != "" && inputs.Below(file, s.nixpkgs)
 }
-
-func within(file, dir string) bool { return strings.HasPrefix(file, strings.TrimSuffix(dir, "/")+"/") }

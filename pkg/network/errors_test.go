@@ -7,12 +7,13 @@ import (
 	"strings"
 	"testing"
 
+	"nx/pkg/inputs"
 	"nx/pkg/record"
 )
 
 // notMine are the files of nixpkgs and nx in the recorded traces.
 func notMine(file string) bool {
-	return !filepath.IsAbs(file) || within(file, "/nixpkgs") || within(file, "/nx")
+	return !filepath.IsAbs(file) || inputs.Below(file, "/nixpkgs") || inputs.Below(file, "/nx")
 }
 
 func recorded(t testing.TB, name string) []string {

@@ -248,7 +248,7 @@ func (l *lockedFlake) take(out []byte, unlocked []string, overridden [][2]string
 			t := tree{NarHash: in.NarHash, Rev: in.Rev, ShortRev: in.Rev[:min(len(in.Rev), 7)], RevCount: in.RevCount}
 			t.modified(in.LastModified)
 			l.Trees[name] = t
-			if filepath.IsAbs(in.Path) && !within(in.Path, store.Dir) {
+			if filepath.IsAbs(in.Path) && !inputs.Below(in.Path, store.Dir) {
 				l.folders[name] = in.Path
 			}
 		}

@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"runtime"
 	"strings"
+
+	"nx/pkg/inputs"
 )
 
 // Formats are the forms of networks: the tools whose files are read, and flake
@@ -132,7 +134,7 @@ func (s *session) flakeArgs(r request) ([]string, error) {
 // store too, by what is beside it.
 func (s *session) foreignToFlake(file string) bool {
 	if s.own != "" {
-		return !within(file, s.own)
+		return !inputs.Below(file, s.own)
 	}
 	_, err := os.Stat(filepath.Join(filepath.Dir(file), "flakes.nix"))
 	return !filepath.IsAbs(file) || err == nil

@@ -166,7 +166,7 @@ func (n *Network) ready(ctx context.Context, facts Facts) (*session, *About, err
 		s.close()
 		return nil, nil, err
 	}
-	s.facts = facts
+	s.facts, s.opened = facts, nil
 	return s, about, nil
 }
 

@@ -63,17 +63,8 @@ func (s *session) describe(ctx context.Context, about *About) ([]Machine, []Reso
 		}
 		take(it, answer, nil)
 	}
-	known, items := s.recall(lightly, items)
-	for _, k := range known {
-		light(k.item, k.answer, nil)
-	}
-	s.ask(ctx, lightly, items, light)
-	if known, again = s.recall("describeFully", again); len(known) > 0 {
-		for _, k := range known {
-			take(k.item, k.answer, nil)
-		}
-	}
-	s.askAll(ctx, "describeFully", again, take)
+	s.ask(ctx, lightly, s.tellKnown(lightly, items, light), light)
+	s.askAll(ctx, "describeFully", s.tellKnown("describeFully", again, take), take)
 	return machines, resources
 }
 

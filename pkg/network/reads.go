@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"nx/pkg/inputs"
+	"nx/pkg/store"
 )
 
 // A reading is what one evaluator has read until now, in order: what it answered
@@ -284,7 +285,7 @@ func stateOf(in inputs.Input) (string, error) {
 		}
 		return inputs.Absent, nil
 	}
-	if place(in.Path) == inStore && filepath.Dir(in.Path) == storeDir {
+	if place(in.Path) == inStore && filepath.Dir(in.Path) == store.Dir {
 		info, err := os.Lstat(in.Path)
 		switch {
 		case errors.Is(err, os.ErrNotExist):
@@ -311,26 +312,23 @@ func (t *table) mentions(file string) mentions {
 	return m
 }
 
-// Where Nix has its store and its state.
-const (
-	storeDir = "/nix/store"
-	stateDir = "/nix/var/nix"
-)
+// stateDir is where Nix has its state.
+const stateDir = "/nix/var/nix"
 
 // storeInput returns the input for path in the store: the store path it is in.
 // It is false where a link leads out of the store, or nowhere.
 func storeInput(path string) (inputs.Input, bool) {
 	for at := path; ; at = filepath.Dir(at) {
 		real, err := filepath.EvalSymlinks(at)
-		if err == nil && inputs.Below(real, storeDir) {
+		if err == nil && inputs.Below(real, store.Dir) {
 			break
 		}
 		if _, there := os.Lstat(at); err == nil || there == nil {
 			return inputs.Input{}, false
 		}
 	}
-	name, _, _ := strings.Cut(strings.TrimPrefix(path, storeDir+"/"), "/")
-	return inputs.Input{Path: storeDir + "/" + name}, true
+	name, _, _ := strings.Cut(strings.TrimPrefix(path, store.Dir+"/"), "/")
+	return inputs.Input{Path: store.Dir + "/" + name}, true
 }
 
 // Kinds of places.
@@ -349,7 +347,7 @@ func place(path string) int {
 			return ofTheMoment
 		}
 	}
-	if rest, ok := strings.CutPrefix(path, storeDir+"/"); ok {
+	if rest, ok := strings.CutPrefix(path, store.Dir+"/"); ok {
 		// Derivations are written, and whether those of an answer are there is asked
 		// for by themselves.
 		name, _, _ := strings.Cut(rest, "/")
