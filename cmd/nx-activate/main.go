@@ -8,6 +8,9 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"os/user"
 
 	"nx/pkg/activate"
 	"nx/pkg/cli"
@@ -20,51 +23,129 @@ import (
 type commands struct {
 	cli.Shared
 
-	Switch      switchTo    `cmd:"" help:"Run each host's system, now and after a boot."`
+	Switch      switchTo    `cmd:"" help:"Run each host's system, now and after a boot; go back where it does not hold."`
 	Boot        boot        `cmd:"" help:"Run each host's system after its next boot."`
-	Test        test        `cmd:"" help:"Run each host's system until its next boot."`
+	Test        test        `cmd:"" help:"Run each host's system until its next boot; go back where it does not hold."`
 	DryActivate dryActivate `cmd:"" help:"Show what switch would do, and change nothing."`
+	Attach      attach      `cmd:"" help:"Follow each host's last deployment, or tell how it ended."`
+}
+
+// deploys are the flags of what changes a host.
+type deploys struct {
+	Wait bool `help:"Wait for another deployment of a host to end (default: an error)."`
+}
+
+// runs are the flags of what runs a system at once.
+type runs struct {
+	NoRollback     bool   `help:"Leave a host as it is when its new system does not hold."`
+	Specialisation string `placeholder:"NAME" help:"Run this specialisation of each system."`
+}
+
+// reboots is the flag of what changes the boot default.
+type reboots struct {
+	Reboot cli.Optional `placeholder:"if-needed" help:"Reboot each host into its new system, or with --reboot=if-needed where a part of it takes effect only then."`
+}
+
+func (r *reboots) choice() (activate.Reboot, error) {
+	switch {
+	case !r.Reboot.Given:
+		return activate.NoReboot, nil
+	case r.Reboot.Value == "":
+		return activate.RebootAlways, nil
+	case r.Reboot.Value == string(activate.RebootIfNeeded), r.Reboot.Value == string(activate.RebootAlways):
+		return activate.Reboot(r.Reboot.Value), nil
+	}
+	return "", &cli.UsageError{Err: fmt.Errorf("--reboot=%s: it is if-needed or always", r.Reboot.Value)}
 }
 
 type (
-	switchTo    struct{ cli.Files }
-	boot        struct{ cli.Files }
-	test        struct{ cli.Files }
+	switchTo struct {
+		deploys
+		runs
+		reboots
+		cli.Files
+	}
+	boot struct {
+		deploys
+		reboots
+		cli.Files
+	}
+	test struct {
+		deploys
+		runs
+		cli.Files
+	}
 	dryActivate struct{ cli.Files }
+	attach      struct{ cli.Files }
 )
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *switchTo) Run(ctx context.Context, p *cli.Process) error {
-	return run(ctx, p, activate.Switch, c.Files)
+	reboot, err := c.choice()
+	if err != nil {
+		return err
+	}
+	return run(ctx, p, activate.Activator{Action: activate.Switch, Wait: c.Wait, NoRollback: c.NoRollback,
+		Specialisation: c.Specialisation, Reboot: reboot}, c.Files.Files)
 }
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *boot) Run(ctx context.Context, p *cli.Process) error {
-	return run(ctx, p, activate.Boot, c.Files)
+	reboot, err := c.choice()
+	if err != nil {
+		return err
+	}
+	return run(ctx, p, activate.Activator{Action: activate.Boot, Wait: c.Wait, Reboot: reboot}, c.Files.Files)
 }
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *test) Run(ctx context.Context, p *cli.Process) error {
-	return run(ctx, p, activate.Test, c.Files)
+	return run(ctx, p, activate.Activator{Action: activate.Test, Wait: c.Wait, NoRollback: c.NoRollback,
+		Specialisation: c.Specialisation}, c.Files.Files)
 }
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *dryActivate) Run(ctx context.Context, p *cli.Process) error {
-	return run(ctx, p, activate.DryActivate, c.Files)
+	return run(ctx, p, activate.Activator{Action: activate.DryActivate}, c.Files.Files)
 }
 
-func run(ctx context.Context, p *cli.Process, action activate.Action, files cli.Files) error {
-	s, err := p.Stream(record.Activate, files.Files)
+// Run is called by cli.Main after the flags are parsed.
+func (c *attach) Run(ctx context.Context, p *cli.Process) error {
+	s, err := p.Stream(record.Activate, c.Files.Files)
 	if err != nil {
 		return err
 	}
-	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
-	a := activate.Activator{
-		Action: action,
-		Dial:   func(ctx context.Context, t target.Target) (activate.Conn, error) { return dialer.Dial(ctx, t) },
-		Log:    p.Log,
+	a := plug(p, activate.Activator{})
+	return stream.Each(ctx, s, p.Jobs, a.Attach)
+}
+
+func run(ctx context.Context, p *cli.Process, a activate.Activator, files []string) error {
+	s, err := p.Stream(record.Activate, files)
+	if err != nil {
+		return err
 	}
+	a = plug(p, a)
 	return stream.Each(ctx, s, p.Jobs, a.Host)
+}
+
+// plug gives the stage its connections.
+func plug(p *cli.Process, a activate.Activator) activate.Activator {
+	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
+	a.Dial = func(ctx context.Context, t target.Target) (activate.Conn, error) { return dialer.Dial(ctx, t) }
+	a.By, a.Log = whoami(), p.Log
+	return a
+}
+
+// whoami names who deploys to those who find a deployment in work.
+func whoami() string {
+	name := "somebody"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	if host, err := os.Hostname(); err == nil {
+		name += "@" + host
+	}
+	return name
 }
 
 func main() {

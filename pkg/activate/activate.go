@@ -1,17 +1,19 @@
 // Package activate is the stage of nx-activate: it makes a system that is on its
-// host the running one, the boot default, or both, over one connection. The
-// script that does it on the host is activate.sh; README.md says in which order
-// and why.
+// host the running one, the boot default, or both, and sees to it that the host
+// ends on a system that works and can be reached. The script that does it on the
+// host is activate.sh; README.md says in which order, who decides, and why.
 package activate
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
 	_ "embed"
+	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
-	"strings"
+	"time"
 
 	"nx/pkg/record"
 	"nx/pkg/store"
@@ -44,17 +46,29 @@ type Result string
 
 // The results, of which all but the first three come with an error.
 const (
-	Activated Result = "activated"
-	Unchanged Result = "unchanged" // there was nothing to do
-	Dry       Result = "dry"
-	Failed    Result = "failed"  // the error says what the host was left with
-	Unknown   Result = "unknown" // the connection was lost, or the script died
+	Activated  Result = "activated"
+	Unchanged  Result = "unchanged" // there was nothing to do
+	Dry        Result = "dry"
+	RolledBack Result = "rolled-back" // the host runs what it ran before, or has booted its default
+	Failed     Result = "failed"      // the error says what the host was left with
+	Unknown    Result = "unknown"     // the host cannot be asked
+)
+
+// A Reboot is whether a host boots its new default at once.
+type Reboot string
+
+// The choices of [Activator.Reboot].
+const (
+	NoReboot       Reboot = ""
+	RebootIfNeeded Reboot = "if-needed" // when a part of the system takes effect only then
+	RebootAlways   Reboot = "always"
 )
 
 // An Activation is the record's "activation".
 type Activation struct {
 	Action       Action     `json:"action"`
 	Result       Result     `json:"result"`
+	Rebooted     bool       `json:"rebooted,omitempty"`     // the host rebooted meanwhile
 	RebootNeeded bool       `json:"rebootNeeded,omitempty"` // a part of the system takes effect only after a boot
 	Generation   int        `json:"generation,omitempty"`   // the profile's after Switch and Boot
 	Previous     store.Path `json:"previous,omitempty"`     // what ran before; for Boot, what was the default
@@ -65,8 +79,18 @@ type Activation struct {
 type Activator struct {
 	Action Action
 
-	// Dial connects to a host.
+	// Dial connects to a host, each time anew.
 	Dial func(context.Context, target.Target) (Conn, error)
+
+	Reboot         Reboot
+	Specialisation string // of the system, "" for none
+	NoRollback     bool   // leave a system that does not hold as it is
+	Wait           bool   // for another deployment of the host to end
+	By             string // who deploys, for others to know
+
+	// Patience is how long a host that cannot be reached is tried again before its
+	// result is unknown. 0 is as long as it takes to decide by itself and to reboot.
+	Patience time.Duration
 
 	Log *slog.Logger // nil discards
 }
@@ -79,16 +103,64 @@ type Activator struct {
 //	activating  action, path
 //	output      line: what the programs on the host print
 //	activated   result, generation
+//
+// and between them each step that the host announces by the word that it has in
+// the journal, with its value.
 func (a *Activator) Host(ctx context.Context, r *record.Record) error {
+	log := a.logger(r)
+	got, err := a.activate(ctx, log, r)
+	return a.tell(log, r, a.Action, got, err)
+}
+
+func (a *Activator) activate(ctx context.Context, log *slog.Logger, r *record.Record) (Activation, error) {
+	path, err := r.StorePath()
+	if err != nil {
+		return Activation{}, err
+	}
+	d, err := a.deployment(log, r, newID(time.Now()))
+	if err != nil {
+		return Activation{}, err
+	}
+	d.action, d.path = a.Action, path
+	conn, err := d.connect(ctx)
+	if err != nil {
+		return Activation{}, err
+	}
+	defer conn.Close()
+	log.Info("activating", "action", string(a.Action), "path", string(path))
+	if a.Action != DryActivate {
+		// The host does not stop for us; who stops listening does not know how it ended.
+		ctx = context.WithoutCancel(ctx)
+	}
+	return d.run(ctx, conn)
+}
+
+// Attach follows the host's last deployment, whoever began it, and sets activation
+// on its record as [Activator.Host] does. One that has lost its supervisor, as by
+// a reboot, is brought to its end.
+func (a *Activator) Attach(ctx context.Context, r *record.Record) error {
+	log := a.logger(r)
+	d, err := a.deployment(log, r, last)
+	if err != nil {
+		return a.tell(log, r, "", Activation{}, err)
+	}
+	got, err := d.attach(ctx)
+	return a.tell(log, r, d.action, got, err)
+}
+
+func (a *Activator) logger(r *record.Record) *slog.Logger {
 	log := a.Log
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	log = log.With("host", r.Name())
-	got, err := a.activate(ctx, log, r)
-	got.Action = a.Action
-	if err != nil && got.Result == "" {
-		got.Result = Failed
+	return log.With("host", r.Name())
+}
+
+// tell sets the record's activation.
+func (a *Activator) tell(log *slog.Logger, r *record.Record, action Action, got Activation, err error) error {
+	got.Action = action
+	if err != nil {
+		got.Result = cmp.Or(got.Result, Failed)
 	}
 	if serr := r.Set("activation", got); serr != nil {
 		err = errors.Join(err, serr)
@@ -99,27 +171,12 @@ func (a *Activator) Host(ctx context.Context, r *record.Record) error {
 	return err
 }
 
-func (a *Activator) activate(ctx context.Context, log *slog.Logger, r *record.Record) (Activation, error) {
-	path, err := r.StorePath()
-	if err != nil {
-		return Activation{}, err
-	}
-	t, err := r.Target()
-	if err != nil {
-		return Activation{}, err
-	}
-	log.Info("connecting", "target", t.Host)
-	conn, err := a.Dial(ctx, t)
-	if err != nil {
-		return Activation{}, err
-	}
-	defer conn.Close()
-	log.Info("activating", "action", string(a.Action), "path", string(path))
-	if a.Action != DryActivate {
-		// The host does not stop for us; who stops listening does not know how it ended.
-		ctx = context.WithoutCancel(ctx)
-	}
-	return activate(ctx, log, conn, t, a.Action, path)
+// newID names a deployment: by the time, so that names sort, and by chance, so
+// that those of several deployers differ.
+func newID(now time.Time) string {
+	b := make([]byte, 4)
+	rand.Read(b)
+	return now.UTC().Format("20060102-150405-") + hex.EncodeToString(b)
 }
 
 //go:embed activate.sh
@@ -128,57 +185,3 @@ var script string
 // start hands the script over: on stdin, so that it is no argument that sudo
 // logs, and whole before any of it runs. It finds its text in the variable nx.
 const start = `nx=$(cat) && eval "$nx"`
-
-func activate(ctx context.Context, log *slog.Logger, conn Conn, t target.Target, action Action, path store.Path) (Activation, error) {
-	line, err := target.Quote(t.As("/bin/sh", "-c", start, "nx-activate", string(action), string(path), path.StagedRoot())...)
-	if err != nil {
-		return Activation{}, err
-	}
-	said := &output{log: log}
-	var told stdout
-	status, err := conn.Run(ctx, "exec "+line, strings.NewReader(script), &told, said)
-	said.end()
-	facts := parse(string(told.text))
-	switch {
-	case err != nil && action == DryActivate:
-		return Activation{}, &failure{verb: verb(action, path), cause: err.Error(), log: said.tail(), err: err}
-	case err != nil:
-		// Even when no word came from it: the word may be what was lost.
-		what := "nobody knows whether it began"
-		if facts.has("begin") {
-			what = "nobody knows how it ended"
-		}
-		return Activation{Result: Unknown, Previous: facts.previous(action)}, &failure{
-			verb: verb(action, path), log: said.tail(), err: err,
-			cause: fmt.Sprintf("%s: %v", what, err),
-			hint:  "what the host began it finishes by itself, unless it rebooted; its log is /run/nx/log there. Run nx-activate again to find out",
-		}
-	case status != 0 || !facts.has("running"):
-		return refused(t, action, path, status, facts, said)
-	}
-	return judge(action, path, facts, said)
-}
-
-func verb(action Action, path store.Path) string { return fmt.Sprintf("%s %s", action, path) }
-
-// refused says why the script did not get as far as looking at the system.
-func refused(t target.Target, action Action, path store.Path, status int, facts facts, said *output) (Activation, error) {
-	f := &failure{verb: verb(action, path), log: said.tail()}
-	switch {
-	case facts.has("user"):
-		f.cause = fmt.Sprintf("the host runs us as user %s, and this needs root", facts.value("user"))
-		f.hint = `set target.sudo, such as ["sudo"]`
-	case facts.has("absent"):
-		f.cause = fmt.Sprintf("it is not on %s", t.Host)
-		f.hint = "nx-copy brings it there; it stands before nx-activate in the pipe"
-	default:
-		f.cause = fmt.Sprintf("exit status %d", status)
-		if last := said.last(); last != "" {
-			f.cause += ": " + last
-		}
-		if t.Login() != target.DefaultUser {
-			f.hint = fmt.Sprintf("may user %s run /bin/sh as root there without a password? target.sudo is %q", t.Login(), t.Sudo)
-		}
-	}
-	return Activation{Result: Failed}, f
-}

@@ -1,20 +1,31 @@
 #!/bin/sh
-# activate.sh ACTION SYSTEM ROOT: make SYSTEM the running system, the boot
-# default, or both. It runs on the host, as root; README.md beside it says in
-# which order things are done, and why.
+# activate.sh VERB …: make a system the running one, the boot default, or both,
+# and go back when it does not hold. It runs on the host, as root; README.md
+# beside it says what is done in which order, and why.
 #
-#	ACTION  switch, boot, test or dry-activate
-#	SYSTEM  store path of a NixOS system, already valid on the host
-#	ROOT    the garbage collector root to remove once the profile keeps SYSTEM
+#	start ID KEY=VALUE…         look, begin a deployment, follow it
+#	attach ID LINES LOG         follow it, from these lines of its journal and its log
+#	                            on; ID "last" is the last one of this host
+#	contact ID ROUND            say that the host was reached over a new connection
+#	refuse ID ROUND WHY         say that it was, and that a check failed
+#	check COMMAND…              run one, for a health check
+#	supervise ID, mend ID       what start and a next deployment call, on the host
 #
 # stdout tells facts, one a line, a word and its value; pkg/activate reads them.
-# stderr is what the programs started here print. It is evaluated out of the
-# variable nx, which it keeps in a file to go on from, detached from the connection.
+# stderr is what the programs started here print, each line behind a bar. The
+# script is evaluated out of the variable nx, which start keeps in a file.
 set -u
 
 profile=/nix/var/nix/profiles/system
+roots=/nix/var/nix/gcroots/nx
 run=/run/nx       # gone after a reboot
 state=/var/lib/nx # stays
+
+# ---- words
+
+# say WORD...: one line. Not echo: that of some shells reads escapes, and \n in
+# what a program printed would begin another fact.
+say() { printf '%s\n' "$*"; }
 
 # real LINK: the store path behind it; nothing when there is none.
 real() { [ ! -e "$1" ] || readlink -f "$1"; }
@@ -28,93 +39,151 @@ number() {
 	say "${link##*-}"
 }
 
-# say WORD...: one line. Not echo: that of some shells reads escapes, and \n in
-# what a program printed would begin another fact.
-say() { printf '%s\n' "$*"; }
+# uptime: seconds since the boot, which no change of the clock moves.
+uptime() {
+	read -r up _ < /proc/uptime
+	say "${up%.*}"
+}
 
-main() {
-	action=$1 system=$2 root=$3
-	umask 022
-	PATH=$(real /run/current-system/sw)/bin:$PATH:/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/sbin:/usr/bin:/sbin:/bin
-	export PATH
+boot_id() { cat /proc/sys/kernel/random/boot_id; }
 
-	if [ "$(id -u)" != 0 ]; then
-		say "user $(id -un)"
-		return
+systemd() { [ -d /run/systemd/system ] && command -v systemctl > /dev/null; }
+
+# folder ID: where a deployment is kept, and what is said about it until a reboot.
+folder() {
+	id=$1
+	if [ "$id" = last ]; then
+		id=$(readlink $state/last) || id=
+		id=${id##*/}
 	fi
-	if ! why=$(nix-store --check-validity "$system" 2>&1); then
-		case $why in
-		*' is not valid'*)
-			say absent
-			return
-			;;
+	dir=$state/deployments/$id live=$run/$id
+}
+
+# ask KEY=VALUE...: what is asked for.
+ask() {
+	action='' system='' root='' special='' by='' switch=300 confirm=60 settle=10 ignore='' rollback=1 reboot='' to=''
+	while [ $# -gt 0 ]; do
+		case $1 in
+		action=*) action=${1#*=} ;;
+		system=*) system=${1#*=} ;;
+		root=*) root=${1#*=} ;;
+		special=*) special=${1#*=} ;;
+		by=*) by=${1#*=} ;;
+		switch=*) switch=${1#*=} ;;
+		confirm=*) confirm=${1#*=} ;;
+		settle=*) settle=${1#*=} ;;
+		ignore=*) ignore=${1#*=} ;;
+		rollback=*) rollback=${1#*=} ;;
+		reboot=*) reboot=${1#*=} ;;
+		to=*) to=${1#*=} ;;
 		esac
-		say "$why" >&2 # the store cannot be asked, as on a full disk
-		return 1
-	fi
-	say "running $(real /run/current-system)"
-	say "default $(real $profile)"
-	if reboot_needed; then say reboot-needed; fi
+		shift
+	done
+	# What runs: the system, or its specialisation.
+	new=$system
+	[ -z "$special" ] || new=$(real "$system/specialisation/$special")
+}
+
+# asked: read it again.
+asked() {
+	set --
+	while IFS= read -r line; do set -- "$@" "$line"; done < "$dir/request"
+	ask "$@"
+}
+
+# told WORD: its value in the journal, where it stands first; last WORD, where last.
+told() { sed -n "s/^$1 //p" "$dir/journal" | head -n 1; }
+last() { sed -n "s/^$1 //p" "$dir/journal" | tail -n 1; }
+noted() { grep -q "^$1\( \|\$\)" "$dir/journal" 2> /dev/null; }
+
+# ---- over a connection
+
+start() {
+	folder "$1"
+	shift
+	ask "$@"
+	look || return
 	if settled; then
 		[ "$action" != dry-activate ] && kept && release
 		say "generation $(number "$(generation)")"
 		say unchanged
 		return
 	fi
+	if [ -z "$new" ]; then
+		say no-specialisation
+		return
+	fi
 	if [ "$action" = dry-activate ]; then
-		"$system/bin/switch-to-configuration" dry-activate >&2 < /dev/null
-		say "test $?"
+		"$new/bin/switch-to-configuration" dry-activate >&2 < /dev/null
+		say "tested $?"
 		say end
 		return
 	fi
-
 	[ -d $run ] || mkdir -m 700 $run
-	exec 9> $run/lock
-	flock -n 9
-	case $? in
-	0) ;;
-	1)
-		say busy
+	[ -d $state ] || mkdir -m 700 $state
+	if held $run/lock; then
+		busy
 		return
-		;;
-	*) return 1 ;; # flock says why
-	esac
-	: > $run/facts && say "start $(date +%s) $action $system" > $run/log &&
-		say "${nx:?}" > $run/activate.sh || return 1 # sh has said why
-	say begin
-	# In a session of its own no end of ours reaches it: no hangup, no signal to
-	# our process group, no sudo that closes its terminal. It holds the lock now.
-	setsid -w /bin/sh $run/activate.sh detached "$action" "$system" "$root" >> $run/log 2>&1 < /dev/null &
-	exec 9>&-
-	# Not its output itself: a daemon that it leaves behind would hold that open.
-	tail -n +2 -f -s 0.1 --pid=$! $run/log >&2
-	wait $! # over already, unless the tail was lost
-	cat $run/facts
+	fi
+	if ! write "$@"; then # sh has said why
+		say unready
+		return
+	fi
+	launch && ready || return 1
+	follow 1 1
 }
 
-# release: remove the root that nx-copy left, and those that nobody came for
-# within a day, of systems that failed or were overtaken.
-release() {
-	rm -f "$root"
-	find "${root%/*}" -type l -mtime +0 -exec rm -f {} + 2> /dev/null
+# write KEY=VALUE...: what the supervisor starts from.
+write() {
+	true >> $run/lock && mkdir -p $state/deployments && mkdir "$dir" &&
+		printf '%s\n' "$@" > "$dir/request" &&
+		say "at $(date +%s)" > "$dir/about" &&
+		say "${nx:?}" > "$dir/activate.sh" &&
+		head -c 16384 /dev/zero > "$dir/reserve" &&
+		true > "$dir/journal" && true > "$dir/log" && sync "$dir"
 }
 
-# kept: whether the profile keeps SYSTEM.
+# look: facts that need no deployment. False when there can be none.
+look() {
+	if [ "$(id -u)" != 0 ]; then
+		say "user $(id -un)"
+		return 1
+	fi
+	if ! why=$(nix-store --check-validity "$system" 2>&1); then
+		case $why in
+		*' is not valid'*) say absent ;;
+		*) say "$why" >&2 ;; # the store cannot be asked, as on a full disk
+		esac
+		return 1
+	fi
+	now
+}
+
+# now: what counts of the host, as it is.
+now() {
+	say "running $(real /run/current-system)"
+	say "default $(real $profile)"
+	if reboot_needed; then say reboot-needed; fi
+}
+
+# kept: whether the profile keeps the system.
 kept() { [ "$(real $profile)" = "$system" ]; }
 
-# settled: whether there is nothing to do. What an earlier activation left half
-# done is not, whatever the links say.
+# settled: whether there is nothing to do. What an earlier deployment left half
+# done is not, whatever the links say; nor is a boot default that nobody
+# recorded, for the boot loader is not always made from the profile that is there.
 settled() {
 	case $action in
 	switch | test | dry-activate)
-		[ "$(real /run/current-system)" = "$system" ] && [ ! -e $run/pending ] || return 1
+		[ "$(real /run/current-system)" = "$new" ] && [ ! -e $run/pending ] || return 1
 		;;
 	esac
 	case $action in
 	switch | boot | dry-activate)
-		kept && [ ! -e $state/committing ] || return 1
+		kept && [ "$(cat $state/default 2> /dev/null)" = "$system" ] || return 1
 		;;
 	esac
+	[ ! -e $state/last/journal ] || grep -q '^end$' $state/last/journal
 }
 
 # reboot_needed: whether what only a boot can change differs from what was
@@ -122,98 +191,507 @@ settled() {
 reboot_needed() {
 	[ -e /run/booted-system/kernel ] || return 1
 	for part in kernel initrd kernel-modules; do
-		[ "$(real /run/booted-system/$part)" = "$(real "$system/$part")" ] || return 0
+		[ "$(real /run/booted-system/$part)" = "$(real "$new/$part")" ] || return 0
 	done
-	! cmp -s /run/booted-system/kernel-params "$system/kernel-params"
+	! cmp -s /run/booted-system/kernel-params "$new/kernel-params"
 }
 
-fact() { say "$*" >> $run/facts; }
+# held FILE: whether a process holds its lock.
+held() {
+	[ -e "$1" ] || return 1
+	! flock -n -s "$1" true
+}
 
-# detached: what the connection has no part in any more.
-detached() {
-	action=$1 system=$2 root=$3
-	if [ "$action" != boot ]; then
-		ln -sfn "$system" $run/pending || unready
-		"$system/bin/switch-to-configuration" test 9>&-
-		code=$?
-		fact "test $code"
-		case $code in
-		0) rm -f $run/pending ;;
-		4) ;; # it runs, with failed units: the boot default must agree
-		*) finish ;;
-		esac
+# busy: who holds the lock of the host.
+busy() {
+	folder "$(cat $run/lock)"
+	asked 2> /dev/null
+	say "busy $id"
+	say "busy-action $action"
+	say "busy-system $system"
+	say "busy-by ${by:-somebody}"
+	say "busy-at $(sed -n 's/^at //p' "$dir/about" 2> /dev/null)"
+}
+
+# launch: start the supervisor, which no end of this connection reaches: no hangup,
+# no end of the session's processes, no sudo that closes its terminal. Where
+# systemd runs it is a unit, and started again when it is killed.
+launch() {
+	if systemd && command -v systemd-run > /dev/null; then
+		systemd-run --quiet --collect --no-ask-password --unit="nx-activate-$id" \
+			--description="nx-activate $action $new" \
+			--property=Restart=on-failure --property=RestartSec=100ms --property=TimeoutStopSec=5s \
+			--property=OOMScoreAdjust=-900 --setenv="PATH=$PATH" \
+			/bin/sh "$dir/activate.sh" supervise "$id" < /dev/null
+	else
+		setsid /bin/sh "$dir/activate.sh" supervise "$id" > /dev/null 2>&1 < /dev/null &
 	fi
-	if [ "$action" != test ]; then commit; fi
-	finish
 }
 
-# unready: what would tell a later run of a half-done activation cannot be
-# written, so it is not begun. What went wrong is the log's last line.
+# ready: wait until the supervisor holds its lock, or is through already.
+ready() {
+	until=$(($(uptime) + 30))
+	until held "$dir/alive" || noted end; do
+		[ "$(uptime)" -lt $until ] || return
+		sleep 0.05
+	done
+}
+
+# follow LINES LOG: the journal and the log from these lines on, until the
+# supervisor ends. Not its output itself: a daemon that the switch leaves behind
+# would hold that open.
+follow() {
+	say "deployment $id"
+	flock -s "$dir/alive" true &
+	waiter=$!
+	{ tail -n "+$2" -f -s 0.1 --pid=$waiter "$dir/log" | sed -u 's/^/|/' >&2; } &
+	tail -n "+$1" -f -s 0.1 --pid=$waiter "$dir/journal"
+	wait
+}
+
+attach() {
+	folder "$1"
+	if [ "$1" = last ] && [ -z "$id" ]; then
+		say none
+		return
+	fi
+	[ -d $state ] || mkdir -m 700 $state
+	# Whoever makes this folder owns the deployment: one that has not begun never will.
+	if mkdir -p "$dir" && mkdir "$dir/taken" 2> /dev/null; then
+		say withdrawn
+		return
+	fi
+	if [ ! -e "$dir/journal" ]; then
+		say withdrawn
+		return
+	fi
+	asked
+	if ! noted end && ! held "$dir/alive"; then
+		launch && ready # its supervisor died, or the host rebooted
+	fi
+	[ "$1" != last ] || {
+		say "action $action"
+		say "system $system"
+	}
+	follow "$2" "$3"
+}
+
+# contact ID ROUND: the first is the new system's to hear, the second anyone's.
+contact() {
+	folder "$1"
+	asked
+	if [ "$2" = 1 ]; then
+		[ "$(real /run/current-system)" = "$new" ] && [ -x "$new/bin/switch-to-configuration" ] || return
+	fi
+	true > "$live/contact.$2" && say contact
+}
+
+refuse() {
+	folder "$1"
+	say "$3" > "$live/refused.$2"
+}
+
+# ---- the supervisor
+
+supervise() {
+	folder "$1"
+	if ! mkdir "$dir/taken" 2> /dev/null && [ ! -s "$dir/journal" ]; then
+		step end # withdrawn, or the supervisor before died with nothing begun
+		exit 0
+	fi
+	exec >> "$dir/log" 2>&1 < /dev/null
+	exec 8> "$dir/alive"
+	flock -w 2 8 || exit 0 # whoever only looks whether it is held has it for a moment
+	[ -d $run ] || mkdir -m 700 $run
+	exec 9>> $run/lock
+	asked
+	if ! flock -w 2 9; then
+		busy | while IFS= read -r line; do step "$line"; done
+		step end
+		exit 0
+	fi
+	say "$id" > $run/lock
+	[ -d "$live" ] || mkdir -m 700 "$live"
+	if [ -s "$dir/journal" ]; then
+		step "resuming $(boot_id)"
+		recover
+	fi
+	earlier
+	begin
+}
+
+# mend ID: bring a deployment to its end that has lost its supervisor, for the next
+# one, which holds the lock and has a deployer: so nobody is waited for.
+mend() {
+	folder "$1"
+	[ -s "$dir/journal" ] || return
+	exec >> "$dir/log" 2>&1 < /dev/null
+	asked
+	[ -d "$live" ] || mkdir -m 700 "$live"
+	confirm=0
+	step "resuming $(boot_id)"
+	recover
+}
+
+# step WORD VALUE: note in the journal what is done next, or was, on the disk
+# before anything follows from it. The reserve is for a disk that has become full.
+step() {
+	say "$*" >> "$dir/journal" || {
+		rm -f "$dir/reserve"
+		printf '\n%s\n' "$*" >> "$dir/journal"
+	} && sync "$dir/journal"
+}
+
+# quiet COMMAND...: without our locks, which no daemon that it leaves may hold.
+quiet() { "$@" 8>&- 9>&-; }
+
+# earlier: what the last deployment left half done, by its own program.
+earlier() {
+	if [ -e $state/last/journal ] && ! grep -q '^end$' $state/last/journal; then
+		before=$(readlink $state/last)
+		quiet /bin/sh "$state/last/activate.sh" mend "${before##*/}"
+	fi
+	ln -sfn "deployments/$id" $state/last.new || unready
+	mv -T $state/last.new $state/last || unready
+}
+
+# unready: what a later run must know cannot be written, so it is not begun. What
+# went wrong is the log's last line.
 unready() {
-	fact "unready $(tail -n 1 $run/log)"
+	step "unready $(tail -n 1 "$dir/log")"
 	finish
 }
 
-finish() {
-	fact "running $(real /run/current-system)"
-	fact "default $(real $profile)"
-	fact "generation $(number "$(generation)")"
-	fact end
-	exit 0
+begin() {
+	step "supervising $(boot_id)" || unready
+	old=$(real /run/current-system)
+	step "running $old"
+	step "default $(real $profile)"
+	if [ -n "$(generation)" ]; then step "generation $(number "$(generation)")"; fi
+	mkdir -p $roots
+	ln -sfn "$new" "$roots/$id-new"
+	[ -z "$old" ] || ln -sfn "$old" "$roots/$id-old"
+	if [ "$action" = boot ]; then
+		commit
+		afresh
+		finish
+	fi
+	units > "$live/before"
+	ln -sfn "$new" $run/pending || unready
+	step "testing $switch" || unready
+	limited "$switch" "$new/bin/switch-to-configuration" test
+	units > "$live/switched"
+	step "tested $code" || rollback "it cannot be noted on the host"
+	prove
+	rm -f $run/pending
+	if [ "$action" != test ]; then
+		commit
+		afresh
+	else
+		step 'done'
+	fi
+	finish
+}
+
+# afresh: reboot into the new default, if that was asked for.
+afresh() {
+	case $reboot in
+	always) restart ;;
+	if-needed) if reboot_needed; then restart; fi ;;
+	esac
+}
+
+# limited SECONDS COMMAND...: run it, and end all that it started when it takes
+# longer: a switch that hangs holds the lock that the way back needs. Sets code to its exit
+# status, 124 when it was ended.
+limited() {
+	over=$(($(uptime) + $1))
+	shift
+	rm -f "$live/code"
+	# a session of its own, so that all of it can be found
+	# shellcheck disable=SC2016
+	setsid /bin/sh -c '"$@"; echo $? > "$0"' "$live/code" "$@" 8>&- 9>&- &
+	session=$!
+	until [ -s "$live/code" ]; do
+		if [ "$(uptime)" -ge $over ]; then
+			end_all
+			code=124
+			return
+		fi
+		sleep 0.1
+	done
+	code=$(cat "$live/code")
+	wait "$session"
+}
+
+# end_all: kill what the switch started: all of our unit's control group but us,
+# or all of its session.
+end_all() {
+	group=$(sed -n -e 's/^0:://p' -e 's/^[0-9]*:name=systemd://p' /proc/self/cgroup | grep "/nx-activate-$id\.service\$" | head -n 1)
+	for procs in "/sys/fs/cgroup$group/cgroup.procs" "/sys/fs/cgroup/unified$group/cgroup.procs" "/sys/fs/cgroup/systemd$group/cgroup.procs"; do
+		if [ -z "$group" ] || [ ! -e "$procs" ]; then continue; fi
+		others=yes enough=$(($(uptime) + 10))
+		while [ -n "$others" ] && [ "$(uptime)" -lt $enough ]; do
+			others=
+			while read -r pid; do
+				if [ "$pid" != $$ ] && kill -KILL "$pid" 2> /dev/null; then others=yes; fi
+			done < "$procs"
+		done
+	done
+	if [ -z "$group" ]; then
+		pkill -KILL -s "$session"
+		wait "$session"
+	fi
+}
+
+# prove: the new system holds, or we go back. Returns only when it holds.
+prove() {
+	[ "$code" = 0 ] || step "said $(sed -e '/^Failed to run activate script/d' "$dir/log" | tail -n 1)"
+	case $code in
+	0 | 4) ;;
+	1 | 100)
+		# refused before anything was switched
+		if [ "$code$action" = 100switch ] && [ -n "$reboot" ]; then
+			rm -f $run/pending
+			commit
+			restart
+		fi
+		if [ "$(real /run/current-system)" = "$old" ]; then
+			rm -f $run/pending
+			finish
+		fi
+		rollback "switch-to-configuration: exit status $code"
+		;;
+	124) rollback "switch-to-configuration took longer than $switch s" ;;
+	*) rollback "switch-to-configuration: exit status $code" ;;
+	esac
+	calm=$(($(uptime) + settle))
+	reach 1 || rollback "$why"
+	if [ "$code" = 4 ] && ! systemd && [ "$ignore" != true ]; then
+		rollback 'units failed' # and there is nobody to ask which
+	fi
+	if systemd; then
+		until [ "$(uptime)" -ge $calm ]; do sleep 0.2; done
+		units > "$live/settled" || rollback 'systemd does not answer'
+		bad=$(worse)
+		for unit in $bad; do step "failed-unit $unit"; done
+		# shellcheck disable=SC2086 # one unit a word
+		[ -z "$bad" ] || rollback units failed: $bad
+	fi
+	step settled || rollback 'it cannot be noted on the host'
+}
+
+# reach ROUND: whether somebody reaches the host over a new connection in time.
+reach() {
+	[ "$confirm" != 0 ] || return 0
+	limit=$(($(uptime) + confirm))
+	rm -f "$live/contact.$1" "$live/refused.$1"
+	step "confirming $1"
+	until [ -e "$live/contact.$1" ]; do
+		if [ -s "$live/refused.$1" ]; then
+			why=$(head -n 1 "$live/refused.$1")
+			return 1
+		fi
+		if [ "$(uptime)" -ge $limit ]; then
+			why="nobody reached the host over a new connection within $confirm s"
+			return 1
+		fi
+		sleep 0.1
+	done
+	step "contact $1"
+}
+
+# units: those that have failed, "UNIT failed", also when they wait for their next
+# start; and how often services were started again by themselves, "UNIT N".
+units() {
+	systemd || return 0
+	timeout 30 systemctl show --property=Id,ActiveState,SubState,Result,NRestarts '*' > "$live/units" &&
+		awk -F = '
+			$1 == "Id" { id = $2 }
+			$1 == "ActiveState" { active = $2 }
+			$1 == "SubState" { sub_ = $2 }
+			$1 == "Result" { result = $2 }
+			$1 == "NRestarts" { restarts = $2 }
+			function flush() {
+				if (active == "failed" || sub_ == "auto-restart" && result != "success") print id, "failed"
+				else if (restarts > 0) print id, restarts
+				id = active = sub_ = result = restarts = ""
+			}
+			$0 == "" { flush() }
+			END { flush() }' "$live/units"
+}
+
+# worse: the units that failed since, or were started again more than once since the
+# switch: one that crashes after a while runs whenever one looks.
+worse() {
+	[ "$ignore" != true ] || return 0
+	awk -v ignore=",$ignore," '
+		FILENAME ~ /before$/ { if ($2 == "failed") was[$1] = 1; next }
+		FILENAME ~ /switched$/ { restarts[$1] = $2 + 0; next }
+		index(ignore, "," $1 ",") || $1 in was { next }
+		$2 == "failed" || $2 - restarts[$1] > 1 { print $1 }' "$live/before" "$live/switched" "$live/settled" | sort
 }
 
 # commit: the only moment at which the boot default changes. The loader's menu
 # is made from the profile, so that goes first; it goes back when the loader
 # cannot be installed.
 commit() {
-	[ -d $state ] || mkdir -m 700 $state || unready
-	# What a commit that was broken off noted still holds: the profile may be its
-	# own work already. An empty file never came to the disk, nor did its commit.
-	if ! { [ -s $state/committing ] && [ -e "${profile%/*}/$(cat $state/committing)" ]; }; then
-		say "$(generation)" > $state/committing || unready
+	from=$(generation)
+	step "committing $from" || rollback 'it cannot be noted on the host'
+	if [ -n "$to" ]; then
+		limited "$switch" nix-env -p $profile --switch-generation "$to"
+	else
+		limited "$switch" nix-env -p $profile --set "$system"
 	fi
-	sync $state/committing || unready
-	old=$(cat $state/committing) before=
-	[ -z "$old" ] || before=$(real "${profile%/*}/$old")
-	nix-env -p $profile --set "$system" 9>&-
-	code=$?
-	fact "profile $code"
-	if [ $code = 0 ]; then
-		"$system/bin/switch-to-configuration" boot 9>&-
-		code=$?
-		fact "boot $code"
+	step "profile $code"
+	if [ "$code" = 0 ]; then
+		limited "$switch" "$system/bin/switch-to-configuration" boot
+		step "boot $code"
 	fi
-	if [ $code = 0 ]; then
-		rm -f $state/committing
-		release
+	if [ "$code" = 0 ]; then
+		recorded "$system"
+		step 'done'
 		return
 	fi
-	fact "why $(sed -e 1d -e '/^Failed to install bootloader/d' $run/log | tail -n 1)" # before more is said
+	why=$(sed -e '/^Failed to install bootloader/d' "$dir/log" | tail -n 1) # before more is said
 	back
-	fact "back $?"
+	[ "$action" != boot ] || {
+		step "uncommitted $why"
+		finish
+	}
+	rollback "set the boot default: $why"
 }
 
-# back: profile and loader as they were before commit.
+# recorded SYSTEM: the boot default that profile and loader agree on.
+recorded() { say "$1" > $state/default.new && sync $state/default.new && mv $state/default.new $state/default; }
+
+# back: profile and loader as they were when from was the generation.
 back() {
-	new=$(generation)
-	if [ "$new" != "$old" ]; then
-		if [ -n "$old" ]; then
-			nix-env -p $profile --switch-generation "$(number "$old")" 9>&- || return
+	current=$(generation)
+	before=
+	[ -z "$from" ] || before=$(real "${profile%/*}/$from")
+	back=0
+	if [ -n "$from" ] && [ -z "$before" ]; then
+		before=$(real $profile) # what was there before was collected
+	elif [ "$current" != "$from" ]; then
+		if [ -n "$from" ]; then
+			quiet nix-env -p $profile --switch-generation "$(number "$from")" || back=$?
 		else
-			rm -f $profile || return
+			rm -f $profile || back=$?
 		fi
-		nix-env -p $profile --delete-generations "$(number "$new")" 9>&- || return
+		if [ $back = 0 ] && [ -z "$to" ]; then
+			quiet nix-env -p $profile --delete-generations "$(number "$current")" || back=$?
+		fi
 	fi
-	if [ -n "$before" ]; then
-		"$before/bin/switch-to-configuration" boot 9>&- || return
+	if [ $back = 0 ] && [ -n "$before" ]; then
+		limited "$switch" "$before/bin/switch-to-configuration" boot
+		back=$code
+		[ "$back" != 0 ] || recorded "$before"
 	fi
-	rm -f $state/committing
+	step "back $back"
 }
 
+# rollback WHY: what ran before runs again, and can be reached, or the host reboots
+# into its boot default, which is what it was.
+rollback() {
+	step "rolling-back $*"
+	if [ "$rollback" != 1 ] || [ -z "${old-}" ]; then
+		step kept
+		finish
+	fi
+	limited "$switch" "$old/bin/switch-to-configuration" test
+	step "rolled-back $code"
+	case $code in
+	0 | 4)
+		if reach 2; then
+			rm -f $run/pending
+			finish
+		fi
+		;;
+	esac
+	restart
+}
+
+# restart: reboot the host. The next contact finds what came up.
+restart() {
+	step "rebooting $(boot_id)"
+	sync
+	if systemd; then
+		quiet systemctl --no-block reboot
+		sleep 90
+		quiet systemctl --force --force reboot
+	else
+		quiet reboot || quiet reboot -f -f
+	fi
+	sleep 30
+	step unrebooted
+	finish
+}
+
+# recover: after the supervisor's death, or the host's. What was being committed is
+# completed where it runs and undone where it does not; everything before that is
+# undone by the boot, or by a rollback.
+recover() {
+	old=$(told running)
+	rebooted=
+	[ "$(last supervising)" = "$(boot_id)" ] || rebooted=yes
+	if noted committing && ! noted 'done' && ! noted back; then
+		from=$(last committing)
+		if [ "$(real /run/current-system)" = "$new" ]; then
+			again
+			noted back || finish
+			rollback 'set the boot default'
+		fi
+		back
+	elif ! noted testing; then
+		finish # nothing had begun
+	fi
+	[ -z "$rebooted" ] || step "rebooted $(real /run/current-system)"
+	if [ -n "$rebooted" ] || [ "$action" = boot ] || noted 'done'; then finish; fi
+	rollback "its supervisor was killed$(noted rolling-back && say " after: $(told rolling-back)")"
+}
+
+# again: the commit that was broken off of a system that runs.
+again() {
+	limited "$switch" nix-env -p $profile --set "$system"
+	[ "$code" != 0 ] || limited "$switch" "$system/bin/switch-to-configuration" boot
+	if [ "$code" != 0 ]; then
+		back
+		return
+	fi
+	step profile 0
+	step boot 0
+	recorded "$system"
+	rm -f $run/pending
+	step 'done'
+}
+
+finish() {
+	step "running $(real /run/current-system)"
+	step "default $(real $profile)"
+	if [ -n "$(generation)" ]; then step "generation $(number "$(generation)")"; fi
+	if reboot_needed; then step reboot-needed; fi
+	if kept; then release; fi
+	rm -f "$roots/$id-new" "$roots/$id-old" "$dir/reserve"
+	rm -rf "$live"
+	step end
+	exit 0
+}
+
+# release: remove the root that nx-copy left, and those that nobody came for
+# within a day, of systems that failed or were overtaken.
+release() {
+	[ -z "$root" ] || rm -f "$root"
+	find $roots -type l -mtime +0 -exec rm -f {} + 2> /dev/null
+}
+
+umask 022
 case ${1-} in
-detached)
-	shift
-	detached "$@"
+supervise | mend) ;; # its starter's
+*)
+	PATH=$(real /run/current-system/sw)/bin:$PATH:/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/sbin:/usr/bin:/sbin:/bin
 	;;
-*) main "$@" ;;
 esac
+HOME=${HOME:-/root}
+export PATH HOME
+"$@"

@@ -68,84 +68,138 @@ func (fs facts) previous(action Action) store.Path {
 	return p
 }
 
+// all returns every value that was said.
+func (fs facts) all(key string) (values []string) {
+	for _, f := range fs {
+		if f[0] == key && !slices.Contains(values, f[1]) {
+			values = append(values, f[1])
+		}
+	}
+	return values
+}
+
 // judge says how the activation ended, from the facts of a host that was reached
 // to the end. The exit statuses are those of NixOS' switch-to-configuration.
 func judge(action Action, path store.Path, fs facts, said *output) (Activation, error) {
 	got := Activation{
 		Previous:     fs.previous(action),
 		RebootNeeded: fs.has("reboot-needed"),
+		Rebooted:     fs.has("rebooted"),
+		FailedUnits:  fs.all("failed-unit"),
 	}
 	if action != Test {
 		got.Generation, _ = strconv.Atoi(fs.value("generation"))
 	}
-	if action == Boot && fs.first("running") != string(path) {
+	before, runs, def := fs.first("running"), fs.value("running"), fs.value("default")
+	if action == Boot && runs != string(path) {
 		got.RebootNeeded = true
 	}
 	fail := func(r Result, hint, format string, args ...any) (Activation, error) {
 		got.Result = r
 		return got, &failure{verb: verb(action, path), cause: fmt.Sprintf(format, args...), hint: hint, log: said.tail()}
 	}
-	test, boot := fs.code("test"), fs.code("boot")
+	tested := fs.code("tested")
 	switch {
-	case fs.has("busy"):
-		return fail(Failed, "wait for it to end; its log is /run/nx/log on the host", "another activation is in work on the host")
 	case fs.has("unready"):
-		after := "nothing was changed"
-		if test == 0 || test == 4 {
-			after = "profile and boot default are as before, the running system is the new one"
-		}
-		return fail(Failed, "is the host's disk full, or mounted read-only?", "it cannot be noted on the host%s; %s", because(fs.value("unready")), after)
+		return fail(Failed, "is the host's disk full, or mounted read-only?", "it cannot be noted on the host%s; nothing was changed", because(cmp.Or(fs.value("unready"), said.last())))
+	case fs.has("no-specialisation"):
+		return fail(Failed, "", "the system has no such specialisation")
 	case fs.has("unchanged"):
 		got.Result = Unchanged
 		return got, nil
 	case !fs.has("end"):
-		return fail(Unknown, "run nx-activate again: it finishes what is half done", "its script on the host was stopped before its end")
-	case action == DryActivate && test == 0:
+		return fail(Unknown, "run nx-activate attach: it brings to an end what is half done", "its supervisor on the host was stopped before its end")
+	case action == DryActivate && tested == 0:
 		got.Result, got.Generation = Dry, 0
 		return got, nil
+	case action == DryActivate:
+		return fail(Failed, "", "it was refused, and nothing was changed%s", because(said.last()))
+	case fs.has("rolling-back"):
+		return rolledBack(fail, fs, said, runs, def, before)
 	}
 
-	if test == 4 {
-		got.FailedUnits = said.failedUnits()
+	after := "profile and boot default are as before"
+	if fs.has("back") && fs.code("back") != 0 {
+		after = "profile and boot default may disagree"
 	}
 	switch {
-	case fs.code("profile") > 0 || boot > 0:
-		what := fmt.Sprintf("install the boot loader: exit status %d", boot)
-		if boot < 0 {
-			what = fmt.Sprintf("set the profile: exit status %d", fs.code("profile"))
+	case fs.has("uncommitted"):
+		return fail(Failed, full, "%s%s; %s", committing(fs), because(fs.value("uncommitted")), after)
+	case fs.has("done"):
+		if got.Rebooted && runs != string(path) && action != Test {
+			return fail(Failed, "look at its console, or boot its menu's last entry but one", "the host rebooted, and came up with %s", cmp.Or(runs, "nothing"))
 		}
-		what += because(fs.value("why"))
-		after := "profile and boot default are as before"
-		if fs.code("back") != 0 {
-			after = "profile and boot default may disagree"
+		if action != Test && def != string(path) {
+			return fail(Unknown, "run nx-activate again", "its boot default is %s now", cmp.Or(def, "nothing"))
 		}
-		if action == Switch {
-			after += ", the running system is the new one"
+		if got.Rebooted {
+			got.RebootNeeded = false
 		}
-		return fail(Failed, "is there room left on /boot and below /nix? Run nx-activate again when the cause is gone", "%s; %s", what, after)
-	case test == 100:
+		got.Result = Activated
+		return got, nil
+	case fs.has("unrebooted"):
+		return fail(Failed, "reboot it", "the host did not reboot")
+	case fs.has("rebooted"):
+		return fail(RolledBack, "run nx-activate again", "the host rebooted before it was done; it runs %s; %s", cmp.Or(runs, "nothing"), after)
+	case fs.has("back"):
+		return fail(Failed, "run nx-activate again", "it was broken off while the boot default was set; %s", after)
+	case tested == 100:
 		got.RebootNeeded = true
-		return fail(Failed, "make it the boot default with nx-activate boot, then reboot the host",
+		return fail(Failed, "run it with --reboot, or make it the boot default with nx-activate boot and reboot the host",
 			"its init is incompatible with the running one: it needs a reboot, and nothing was switched")
-	case test == 4:
-		units := cmp.Or(strings.Join(got.FailedUnits, ", "), "see the log")
-		return fail(Failed, "the host runs the new system; look at the units with systemctl status there", "units failed: %s", units)
-	case test == 1:
+	case tested > 0:
 		return fail(Failed, "", "it was refused, and nothing was changed%s", because(said.last()))
-	case test == 2:
-		return fail(Failed, stays(action), "its activation script failed%s", because(said.last()))
-	case test == 3:
-		return fail(Failed, stays(action), "systemd could not reload its units, or tmpfiles failed%s", because(said.last()))
-	case test > 128:
-		return fail(Failed, stays(action), "switch-to-configuration was ended by signal %d", test-128)
-	case test > 0:
-		return fail(Failed, stays(action), "switch-to-configuration: exit status %d%s", test, because(said.last()))
 	}
-	if tested, set := test == 0, fs.code("profile") == 0 && boot == 0; action != Boot && !tested || action != Test && !set {
-		return fail(Unknown, "run nx-activate again", "its script on the host did not say how a step ended")
+	return fail(Failed, "run nx-activate again", "it was not begun, and nothing was changed")
+}
+
+const full = "is there room left on /boot and below /nix? Run nx-activate again when the cause is gone"
+
+// committing says what failed of setting the boot default.
+func committing(fs facts) string {
+	if boot := fs.code("boot"); boot >= 0 {
+		return fmt.Sprintf("install the boot loader: exit status %d", boot)
 	}
-	got.Result = Activated
-	return got, nil
+	return fmt.Sprintf("set the profile: exit status %d", fs.code("profile"))
+}
+
+// rolledBack judges a host that went back, or meant to.
+func rolledBack(fail func(Result, string, string, ...any) (Activation, error), fs facts, said *output, runs, def, before string) (Activation, error) {
+	why, hint := fs.first("rolling-back"), "run nx-activate again when the cause is gone"
+	switch tested := fs.code("tested"); {
+	case fs.code("profile") > 0 || fs.code("boot") > 0:
+		why, hint = committing(fs)+because(strings.TrimPrefix(why, "set the boot default: ")), full
+	case tested == 2:
+		why = "its activation script failed" + because(lastOf(fs, said))
+	case tested == 3:
+		why = "systemd could not reload its units, or tmpfiles failed" + because(lastOf(fs, said))
+	case tested > 128:
+		why = fmt.Sprintf("switch-to-configuration was ended by signal %d", tested-128)
+	case tested > 0 && tested != 4 && tested != 124:
+		why += because(lastOf(fs, said))
+	}
+	now := fmt.Sprintf("the host runs %s", cmp.Or(runs, "nothing"))
+	if fs.has("back") && fs.code("back") != 0 {
+		now += "; profile and boot default may disagree"
+	}
+	switch {
+	case fs.has("kept"):
+		return fail(Failed, hint, "%s; nothing was rolled back: the running system may be part old, part new, the boot default is still the old one", why)
+	case fs.has("rebooted") && runs == def:
+		return fail(RolledBack, hint, "%s; it rebooted into its boot default: %s", why, now)
+	case fs.has("rebooted"):
+		return fail(Failed, "its console may tell why", "%s; it rebooted, and its boot default is %s, but %s", why, cmp.Or(def, "nothing"), now)
+	case fs.has("unrebooted"):
+		return fail(Failed, "reboot it", "%s; the way back failed too, and the host did not reboot: %s, or part of it", why, now)
+	case runs == before && (fs.code("rolled-back") == 0 || fs.code("rolled-back") == 4):
+		return fail(RolledBack, hint, "%s; %s again", why, now)
+	}
+	return fail(Failed, "look at the host", "%s; the way back failed too: %s, or part of it", why, now)
+}
+
+// lastOf is what the new system's switch said last, before the way back began to speak.
+func lastOf(fs facts, said *output) string {
+	return cmp.Or(fs.value("said"), said.last())
 }
 
 // because is the last line that a program printed as the end of a message.
@@ -154,14 +208,6 @@ func because(last string) string {
 		return ""
 	}
 	return ": " + last
-}
-
-// stays says what a switch that stopped halfway left.
-func stays(action Action) string {
-	if action == DryActivate {
-		return ""
-	}
-	return "the running system may be part old, part new; the boot default is still the old one. Run nx-activate again when the cause is gone"
 }
 
 // A failure says what was not done and why.

@@ -2,7 +2,6 @@ package activate
 
 import (
 	"log/slog"
-	"slices"
 	"strings"
 	"testing"
 
@@ -15,25 +14,8 @@ const system = store.Path("/nix/store/00000000000000000000000000000000-nixos-sys
 func newOutput(text string) *output {
 	o := &output{log: slog.New(slog.DiscardHandler)}
 	o.Write([]byte(text))
-	o.end()
+	o.end(true)
 	return o
-}
-
-func TestFailedUnits(t *testing.T) {
-	for _, tt := range []struct {
-		name, text string
-		want       []string
-	}{
-		{name: "none", text: "starting\n"},
-		{name: "one", text: "warning: the following units failed: a.service\n", want: []string{"a.service"}},
-		{name: "several", text: "x\nwarning: the following units failed: a.service, b@c.service\n× a.service - A\n", want: []string{"a.service", "b@c.service"}},
-		{name: "the last list counts", text: "warning: the following units failed: a.service\nwarning: the following units failed: b.service",
-			want: []string{"b.service"}},
-	} {
-		if got := newOutput(tt.text).failedUnits(); !slices.Equal(got, tt.want) {
-			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
-		}
-	}
 }
 
 // The last of the output is kept, by whole lines, whatever is written.
@@ -47,9 +29,11 @@ func TestOutputKeepsTheEnd(t *testing.T) {
 
 // Whatever a host says, success is only what it brought to an end without a failing step.
 func FuzzJudge(f *testing.F) {
-	f.Add("switch", "running /nix/store/x\ndefault \nbegin\ntest 0\nprofile 0\nboot 0\ngeneration 3\nend\n", "")
-	f.Add("boot", "running \nprofile 0\nboot 1\nwhy full\nback 1\nend\n", "full\n")
-	f.Add("test", "running a\ntest 4\nend", "warning: the following units failed: a.service, b")
+	f.Add("switch", "running /nix/store/x\ndefault \ntested 0\nprofile 0\nboot 0\ndone\ndefault "+string(system)+"\ngeneration 3\nend\n", "")
+	f.Add("switch", "running a\ntested 2\nrolling-back why\nrolled-back 0\nrunning a\nend\n", "no\n")
+	f.Add("switch", "running a\nrolling-back why\nrebooted b\nrunning b\ndefault b\nend\n", "no\n")
+	f.Add("boot", "running \nprofile 0\nboot 1\nback 1\nuncommitted full\nend\n", "full\n")
+	f.Add("test", "running a\ntested 4\nfailed-unit a.service\ndone\nend", "")
 	f.Add("dry-activate", "running a\nunchanged\ngeneration x\n", "")
 	f.Fuzz(func(t *testing.T, action, stdout, stderr string) {
 		fs := parse(stdout)
@@ -60,9 +44,12 @@ func FuzzJudge(f *testing.F) {
 				t.Errorf("%q: unchanged, %v", stdout, err)
 			}
 		case Activated, Dry:
-			tested, set := fs.code("test") == 0, fs.code("profile") == 0 && fs.code("boot") == 0
-			ok := map[Action]bool{Switch: tested && set, Boot: set, Test: tested, DryActivate: tested}
-			if known, is := ok[Action(action)]; !fs.has("end") || err != nil || is && !known {
+			if !fs.has("end") || err != nil || fs.has("rolling-back") || got.Result == Activated && !fs.has("done") ||
+				got.Result == Activated && Action(action) != Test && fs.value("default") != string(system) {
+				t.Errorf("%q: %s, %v", stdout, got.Result, err)
+			}
+		case RolledBack:
+			if err == nil || !fs.has("end") || fs.value("running") != fs.first("running") && !fs.has("rebooted") {
 				t.Errorf("%q: %s, %v", stdout, got.Result, err)
 			}
 		case Failed, Unknown:

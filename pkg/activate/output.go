@@ -2,7 +2,6 @@ package activate
 
 import (
 	"bytes"
-	"fmt"
 	"log/slog"
 	"strings"
 
@@ -12,26 +11,13 @@ import (
 // maxLine bounds one line; a longer one is cut into several.
 const maxLine = 8 << 10
 
-// maxFacts bounds what the script may say, in bytes. What it does say is some hundred.
-const maxFacts = 1 << 20
-
-// A stdout keeps what the script says, and fails when that is no facts any more.
-type stdout struct{ text []byte }
-
-func (s *stdout) Write(p []byte) (int, error) {
-	if len(s.text)+len(p) > maxFacts {
-		return 0, fmt.Errorf("more than %d bytes of facts", maxFacts)
-	}
-	s.text = append(s.text, p...)
-	return len(p), nil
-}
-
 // An output logs what the host's programs print, line by line, and keeps the
 // last of it for the record's error.
 type output struct {
-	log  *slog.Logger
-	part []byte // a line that has not ended
-	kept []byte // at most record.MaxLog bytes of whole lines
+	log   *slog.Logger
+	part  []byte // a line that has not ended
+	lines int    // of the host's log; the script puts a bar before each
+	kept  []byte // at most record.MaxLog bytes of whole lines
 }
 
 func (o *output) Write(p []byte) (int, error) {
@@ -51,16 +37,20 @@ func (o *output) Write(p []byte) (int, error) {
 	}
 }
 
-// end takes a last line that has no newline.
-func (o *output) end() {
-	if len(o.part) > 0 {
+// end takes a last line that has no newline, unless the connection broke in it.
+func (o *output) end(whole bool) {
+	if len(o.part) > 0 && whole {
 		o.line(o.part)
-		o.part = nil
 	}
+	o.part = nil
 }
 
 func (o *output) line(b []byte) {
 	s := strings.TrimSuffix(strings.ToValidUTF8(string(b), "\uFFFD"), "\r")
+	if logged, ok := strings.CutPrefix(s, "|"); ok {
+		s = logged
+		o.lines++
+	}
 	o.log.Info("output", "line", s)
 	o.kept = append(append(o.kept, s...), '\n')
 	if over := len(o.kept) - record.MaxLog; over > 0 {
@@ -81,19 +71,4 @@ func (o *output) last() string {
 		}
 	}
 	return last
-}
-
-// failedUnits returns the units that switch-to-configuration named, the last
-// time that it did: "warning: the following units failed: a.service, b.service".
-func (o *output) failedUnits() []string {
-	const words = "warning: the following units failed: "
-	_, list, found := strings.Cut(string(o.kept), words)
-	for found {
-		var next string
-		if _, next, found = strings.Cut(list, words); found {
-			list = next
-		}
-	}
-	list, _, _ = strings.Cut(list, "\n")
-	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' || r == ' ' })
 }

@@ -1,0 +1,398 @@
+package activate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"nx/pkg/record"
+	"nx/pkg/store"
+	"nx/pkg/target"
+)
+
+// maxAttempt bounds one attempt to reach a host: a route that is gone is silent,
+// and the next attempt may take another one.
+const maxAttempt = 15 * time.Second
+
+// bootTime is how long a host may take from its decision to reboot until it answers.
+const bootTime = 5 * time.Minute
+
+// pause is between two attempts.
+const pause = 500 * time.Millisecond
+
+// last is the id of the host's last deployment, whichever that is.
+const last = "last"
+
+// A deployment is one activation of one host, as its deployer sees it: what it
+// has heard so far, over whichever connection.
+type deployment struct {
+	a      *Activator
+	log    *slog.Logger
+	id     string
+	to     target.Target
+	with   settings
+	action Action
+	path   store.Path
+
+	facts   facts
+	journal bool // what is heard now are lines of the journal
+	lines   int  // of the journal that were heard
+	bytes   int
+	part    []byte // a line that has not ended
+	said    *output
+
+	proof sync.WaitGroup
+	moved context.CancelFunc // ends the proof of life that is in work
+	ctx   context.Context
+}
+
+func (a *Activator) deployment(log *slog.Logger, r *record.Record, id string) (*deployment, error) {
+	t, err := r.Target()
+	if err != nil {
+		return nil, err
+	}
+	with, err := settingsOf(r)
+	if err != nil {
+		return nil, err
+	}
+	with.rollback = with.rollback && !a.NoRollback
+	return &deployment{a: a, log: log, id: id, to: t, with: with, said: &output{log: log}, moved: func() {}}, nil
+}
+
+// connect reaches the host where it is, or where it was before this deployment.
+func (d *deployment) connect(ctx context.Context) (Conn, error) {
+	d.log.Info("connecting", "target", d.to.Host)
+	conn, err := d.a.Dial(ctx, d.to)
+	if err != nil && d.to.Previous != nil && ctx.Err() == nil {
+		d.log.Info("connecting", "target", d.to.Previous.Host)
+		var perr error
+		if conn, perr = d.a.Dial(ctx, *d.to.Previous); perr == nil {
+			return conn, nil
+		}
+	}
+	return conn, err
+}
+
+// call runs a verb of the script on the host.
+func (d *deployment) call(ctx context.Context, conn Conn, stdout, stderr interface{ Write([]byte) (int, error) }, words ...string) (int, error) {
+	line, err := target.Quote(d.to.As(slices.Concat([]string{"/bin/sh", "-c", start, "nx-activate"}, words)...)...)
+	if err != nil {
+		return 0, err
+	}
+	return conn.Run(ctx, "exec "+line, strings.NewReader(script), stdout, stderr)
+}
+
+// hear runs a verb that says facts.
+func (d *deployment) hear(ctx context.Context, conn Conn, words ...string) (int, error) {
+	d.journal, d.part = false, nil
+	status, err := d.call(ctx, conn, d, d.said, words...)
+	d.said.end(err == nil)
+	return status, err
+}
+
+// run starts the deployment over conn and follows it to its end, over other
+// connections when that one breaks.
+func (d *deployment) run(ctx context.Context, conn Conn) (Activation, error) {
+	d.begin(ctx)
+	defer d.end()
+	for {
+		words := slices.Concat([]string{"start", d.id, "action=" + string(d.action), "system=" + string(d.path), "root=" + d.path.StagedRoot(),
+			"special=" + d.a.Specialisation, "by=" + record.OneLine(d.a.By), "reboot=" + string(d.a.Reboot)}, d.with.words())
+		status, err := d.hear(ctx, conn, words...)
+		switch {
+		case d.facts.has("busy"):
+			again, err := d.queue(ctx)
+			if err != nil {
+				return Activation{}, err
+			}
+			if again {
+				continue
+			}
+			return d.attach(ctx)
+		case d.action == DryActivate && err != nil:
+			return Activation{}, &failure{verb: verb(d.action, d.path), cause: err.Error(), log: d.said.tail(), err: err}
+		case d.ended() || err == nil && !d.journal:
+			if err == nil && (status != 0 || !d.facts.has("running")) {
+				return d.refused(status)
+			}
+			return judge(d.action, d.path, d.facts, d.said)
+		}
+		return d.follow(ctx, err)
+	}
+}
+
+// queue looks at who is in work on the host. The same system, of a deployer that
+// is gone or not, is followed; another one is waited for where that is wanted.
+func (d *deployment) queue(ctx context.Context) (again bool, err error) {
+	by := fmt.Sprintf("%s %s by %s", d.facts.value("busy-action"), d.facts.value("busy-system"), d.facts.value("busy-by"))
+	if at, err := strconv.ParseInt(d.facts.value("busy-at"), 10, 64); err == nil {
+		by += " since " + time.Unix(at, 0).UTC().Format(time.RFC3339)
+	}
+	other := d.facts.value("busy")
+	same := d.facts.value("busy-action") == string(d.action) && d.facts.value("busy-system") == string(d.path)
+	if !same && !d.a.Wait || other == "" {
+		return false, &failure{verb: verb(d.action, d.path), cause: "another deployment is in work on the host: " + by,
+			hint: "wait for it with --wait, or follow it with nx-activate attach"}
+	}
+	d.log.Info("waiting for another deployment", "deployment", by)
+	if same {
+		d.forget(other)
+		return false, nil
+	}
+	// Only looked at: it is another deployer's to prove that the host lives.
+	behind := &deployment{a: d.a, log: slog.New(slog.DiscardHandler), id: other, to: d.to, with: d.with, said: &output{log: slog.New(slog.DiscardHandler)},
+		moved: func() {}, action: d.action, path: d.path}
+	if _, err := behind.watch(ctx); err != nil {
+		return false, err
+	}
+	d.forget(newID(time.Now()))
+	return true, nil
+}
+
+// forget makes it a deployment of which nothing was heard yet.
+func (d *deployment) forget(id string) {
+	d.id, d.facts, d.journal, d.lines, d.part = id, nil, false, 0, nil
+	d.said = &output{log: d.log}
+}
+
+// attach follows a deployment that is in work on the host or was.
+func (d *deployment) attach(ctx context.Context) (Activation, error) {
+	d.begin(context.WithoutCancel(ctx))
+	defer d.end()
+	return d.follow(d.ctx, nil)
+}
+
+// watch follows without a proof of life.
+func (d *deployment) watch(ctx context.Context) (Activation, error) {
+	d.begin(ctx)
+	d.ctx = nil
+	return d.follow(ctx, nil)
+}
+
+// follow hears the deployment to its end, over connection after connection, after
+// one was lost by the cause. It gives up when the host was not reached for as long
+// as it may take to decide and reboot.
+func (d *deployment) follow(ctx context.Context, cause error) (Activation, error) {
+	lost := time.Now()
+	for tries := 0; !d.ended(); tries++ {
+		if cause != nil {
+			d.log.Debug("lost the connection", "cause", cause.Error())
+		}
+		if time.Since(lost) > d.patience() || d.bytes > maxFacts {
+			return d.unknown(cause)
+		}
+		if tries > 0 {
+			if err := wait(ctx, pause); err != nil {
+				return d.unknown(err)
+			}
+		}
+		to := d.to
+		if d.to.Previous != nil && tries%2 == 1 {
+			to = *d.to.Previous
+		}
+		conn, err := d.dial(ctx, to)
+		if err != nil {
+			cause = err
+			continue
+		}
+		status, err := d.hear(ctx, conn, "attach", d.id, strconv.Itoa(d.lines+1), strconv.Itoa(d.said.lines+1))
+		conn.Close()
+		if d.id == last && d.journal {
+			d.id, d.action, d.path = d.facts.first("deployment"), Action(d.facts.first("action")), store.Path(d.facts.first("system"))
+		}
+		switch {
+		case d.facts.has("none"):
+			return Activation{}, errors.New("attach to the last deployment: the host has had none")
+		case err == nil && !d.journal && !d.facts.has("withdrawn"):
+			return d.refused(status)
+		case d.facts.has("withdrawn"):
+			return Activation{Result: Failed}, &failure{verb: verb(d.action, d.path), err: cause,
+				cause: fmt.Sprintf("the connection was lost before the host began, and nothing was changed: %v", cause)}
+		case err != nil:
+			cause = err
+		case status != 0:
+			cause = fmt.Errorf("exit status %d: %s", status, d.said.last())
+		default:
+			cause = errors.New("its supervisor on the host ended")
+		}
+		if d.journal { // it was reached, and something was heard
+			lost = time.Now()
+		}
+	}
+	return judge(d.action, d.path, d.facts, d.said)
+}
+
+func (d *deployment) patience() time.Duration {
+	if d.a.Patience > 0 {
+		return d.a.Patience
+	}
+	return 2*time.Duration(d.with.switchTimeout+d.with.confirmTimeout)*time.Second + time.Duration(d.with.settleTime)*time.Second + bootTime
+}
+
+func (d *deployment) unknown(cause error) (Activation, error) {
+	return Activation{Result: Unknown, Previous: d.facts.previous(d.action)}, &failure{
+		verb: verb(d.action, d.path), log: d.said.tail(), err: cause,
+		cause: fmt.Sprintf("nobody knows how it ended: %v", cause),
+		hint:  "the host decides by itself; nx-activate attach, with the same records, tells when it can be reached again",
+	}
+}
+
+// dial makes a connection of its own, within maxAttempt.
+func (d *deployment) dial(ctx context.Context, to target.Target) (Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, maxAttempt, fmt.Errorf("no answer within %v", maxAttempt))
+	defer cancel()
+	return d.a.Dial(ctx, to)
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (d *deployment) begin(ctx context.Context) { d.ctx = ctx }
+
+// end ends what is still being proved.
+func (d *deployment) end() {
+	d.moved()
+	d.proof.Wait()
+}
+
+func (d *deployment) ended() bool { return d.facts.has("end") }
+
+// maxFacts bounds what the script may say, in bytes. What it does say is some hundred.
+const maxFacts = 1 << 20
+
+// Write hears the script's stdout.
+func (d *deployment) Write(p []byte) (int, error) {
+	if d.bytes += len(p); d.bytes > maxFacts {
+		return 0, fmt.Errorf("more than %d bytes of facts", maxFacts)
+	}
+	d.part = append(d.part, p...)
+	for {
+		line, rest, found := bytes.Cut(d.part, []byte("\n"))
+		if !found {
+			return len(p), nil
+		}
+		d.part = rest
+		d.heard(string(line))
+	}
+}
+
+// heard takes one line. A connection that breaks within a line is said all of it again.
+func (d *deployment) heard(line string) {
+	word, value, _ := strings.Cut(line, " ")
+	d.facts = append(d.facts, [2]string{word, value})
+	if word == "deployment" {
+		d.journal = true
+		return
+	}
+	if !d.journal {
+		return
+	}
+	d.lines++
+	if d.ctx == nil {
+		return
+	}
+	d.announce(word, value)
+	switch word {
+	case "confirming":
+		d.moved()
+		var ctx context.Context
+		ctx, d.moved = context.WithCancel(d.ctx)
+		d.proof.Go(func() { d.prove(ctx, value) })
+	case "contact", "settled", "rolling-back", "rebooting", "end":
+		d.moved()
+	}
+}
+
+// steps are those that take long, or are a turn, with what their value says.
+var steps = map[string]string{
+	"testing": "seconds", "confirming": "round", "committing": "before", "rolling-back": "cause", "rebooting": "boot", "resuming": "boot",
+}
+
+// announce logs a step; those that matter less as a detail.
+func (d *deployment) announce(word, value string) {
+	key, matters := steps[word]
+	switch {
+	case matters:
+		d.log.Info(word, key, value)
+	case value != "":
+		d.log.Debug(word, "value", value)
+	default:
+		d.log.Debug(word)
+	}
+}
+
+// prove reaches the host over a new connection and tells it so, again and again
+// until the host has heard it or goes on. In round 1 the new system must be
+// reached where it is to be reached from now on; in round 2, anywhere.
+func (d *deployment) prove(ctx context.Context, round string) {
+	for tries := 0; ; tries++ {
+		to := d.to
+		if round != "1" && to.Previous != nil && tries%2 == 1 {
+			to = *to.Previous
+		}
+		err := d.contact(ctx, to, round)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		d.log.Debug("not reached", "cause", err.Error())
+		if wait(ctx, pause) != nil {
+			return
+		}
+	}
+}
+
+func (d *deployment) contact(ctx context.Context, to target.Target, round string) error {
+	conn, err := d.dial(ctx, to)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, maxAttempt)
+	defer cancel()
+	var said output
+	said.log = slog.New(slog.DiscardHandler)
+	status, err := d.call(ctx, conn, &said, &said, "contact", d.id, round)
+	if err == nil && status != 0 {
+		err = fmt.Errorf("exit status %d", status)
+	}
+	return err
+}
+
+func verb(action Action, path store.Path) string { return fmt.Sprintf("%s %s", action, path) }
+
+// refused says why the script did not get as far as looking at the system.
+func (d *deployment) refused(status int) (Activation, error) {
+	f := &failure{verb: verb(d.action, d.path), log: d.said.tail()}
+	switch {
+	case d.facts.has("user"):
+		f.cause = fmt.Sprintf("the host runs us as user %s, and this needs root", d.facts.value("user"))
+		f.hint = `set target.sudo, such as ["sudo"]`
+	case d.facts.has("absent"):
+		f.cause = fmt.Sprintf("it is not on %s", d.to.Host)
+		f.hint = "nx-copy brings it there; it stands before nx-activate in the pipe"
+	default:
+		f.cause = fmt.Sprintf("exit status %d", status)
+		if last := d.said.last(); last != "" {
+			f.cause += ": " + last
+		}
+		if d.to.Login() != target.DefaultUser {
+			f.hint = fmt.Sprintf("may user %s run /bin/sh as root there without a password? target.sudo is %q", d.to.Login(), d.to.Sudo)
+		}
+	}
+	return Activation{Result: Failed}, f
+}
