@@ -193,7 +193,7 @@ func TestSystemdFailures(t *testing.T) {
 	// The host goes back to what ran. A service that systemd means to start again
 	// later has failed too, and one that crashes after a moment, again and again.
 	running := func() string {
-		return d.on("web1", "readlink -f /run/current-system /nix/var/nix/profiles/system /var/lib/nx/default | sort -u; systemctl --failed --no-legend; cat /run/good")
+		return d.on("web1", "(readlink -f /run/current-system /nix/var/nix/profiles/system; cat /var/lib/nx/default) | sort -u; systemctl --failed --no-legend; cat /run/good")
 	}
 	before := running()
 	for _, tt := range []struct{ name, units, failed string }{

@@ -27,6 +27,7 @@ type commands struct {
 	Boot        boot        `cmd:"" help:"Run each host's system after its next boot."`
 	Test        test        `cmd:"" help:"Run each host's system until its next boot; go back where it does not hold."`
 	DryActivate dryActivate `cmd:"" help:"Show what switch would do, and change nothing."`
+	Check       check       `cmd:"" help:"Run each host's health checks, and change nothing."`
 	Attach      attach      `cmd:"" help:"Follow each host's last deployment, or tell how it ended."`
 }
 
@@ -76,6 +77,7 @@ type (
 		cli.Files
 	}
 	dryActivate struct{ cli.Files }
+	check       struct{ cli.Files }
 	attach      struct{ cli.Files }
 )
 
@@ -110,22 +112,29 @@ func (c *dryActivate) Run(ctx context.Context, p *cli.Process) error {
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *attach) Run(ctx context.Context, p *cli.Process) error {
-	s, err := p.Stream(record.Activate, c.Files.Files)
-	if err != nil {
-		return err
-	}
+func (c *check) Run(ctx context.Context, p *cli.Process) error {
 	a := plug(p, activate.Activator{})
-	return stream.Each(ctx, s, p.Jobs, a.Attach)
+	return each(ctx, p, a.Check, c.Files.Files)
 }
 
-func run(ctx context.Context, p *cli.Process, a activate.Activator, files []string) error {
+// Run is called by cli.Main after the flags are parsed.
+func (c *attach) Run(ctx context.Context, p *cli.Process) error {
+	a := plug(p, activate.Activator{})
+	return each(ctx, p, a.Attach, c.Files.Files)
+}
+
+// each has a stage's function act on each host.
+func each(ctx context.Context, p *cli.Process, f func(context.Context, *record.Record) error, files []string) error {
 	s, err := p.Stream(record.Activate, files)
 	if err != nil {
 		return err
 	}
+	return stream.Each(ctx, s, p.Jobs, f)
+}
+
+func run(ctx context.Context, p *cli.Process, a activate.Activator, files []string) error {
 	a = plug(p, a)
-	return stream.Each(ctx, s, p.Jobs, a.Host)
+	return each(ctx, p, a.Host, files)
 }
 
 // plug gives the stage its connections.

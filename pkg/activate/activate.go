@@ -39,6 +39,7 @@ const (
 	Boot        Action = "boot"         // run it after the next boot
 	Test        Action = "test"         // run it until the next boot
 	DryActivate Action = "dry-activate" // show what Switch would do, change nothing
+	Checked     Action = "check"        // run the health checks, change nothing
 )
 
 // A Result is how an activation ended.
@@ -73,6 +74,7 @@ type Activation struct {
 	Generation   int        `json:"generation,omitempty"`   // the profile's after Switch and Boot
 	Previous     store.Path `json:"previous,omitempty"`     // what ran before; for Boot, what was the default
 	FailedUnits  []string   `json:"failedUnits,omitempty"`
+	Checks       []Check    `json:"checks,omitempty"` // the health checks, or those before that failed
 }
 
 // An Activator activates hosts. Dial and Action must be set.
@@ -132,7 +134,43 @@ func (a *Activator) activate(ctx context.Context, log *slog.Logger, r *record.Re
 		// The host does not stop for us; who stops listening does not know how it ended.
 		ctx = context.WithoutCancel(ctx)
 	}
-	return d.run(ctx, conn)
+	if len(d.before) > 0 && a.Action != DryActivate {
+		if bad := d.check(ctx, conn, d.before); bad != "" {
+			return Activation{Result: Failed, Checks: d.checks}, &failure{verb: verb(a.Action, path), cause: bad + "; nothing was changed"}
+		}
+		d.checks = nil
+	}
+	got, err := d.run(ctx, conn)
+	if err == nil && got.Rebooted {
+		err = d.afresh(ctx)
+	}
+	got.Checks = d.checks
+	return got, err
+}
+
+// Check runs the host's health checks, changes nothing, and sets activation on its record.
+func (a *Activator) Check(ctx context.Context, r *record.Record) error {
+	log := a.logger(r)
+	got, err := a.check(ctx, log, r)
+	return a.tell(log, r, Checked, got, err)
+}
+
+func (a *Activator) check(ctx context.Context, log *slog.Logger, r *record.Record) (Activation, error) {
+	d, err := a.deployment(log, r, "")
+	if err != nil {
+		return Activation{}, err
+	}
+	conn, err := d.connect(ctx)
+	if err != nil {
+		return Activation{}, err
+	}
+	defer conn.Close()
+	bad := d.check(ctx, conn, d.health)
+	got := Activation{Result: Unchanged, Checks: d.checks}
+	if bad != "" {
+		got.Result, err = Failed, errors.New(bad)
+	}
+	return got, err
 }
 
 // Attach follows the host's last deployment, whoever began it, and sets activation

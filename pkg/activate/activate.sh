@@ -617,13 +617,11 @@ restart() {
 	step "rebooting $(boot_id)"
 	sync
 	if systemd; then
-		quiet systemctl --no-block reboot
-		sleep 90
-		quiet systemctl --force --force reboot
-	else
-		quiet reboot || quiet reboot -f -f
+		quiet systemctl --no-block reboot && sleep 90
+		quiet systemctl --force --force reboot && sleep 30
+	elif quiet reboot || quiet reboot -f -f; then
+		sleep 30
 	fi
-	sleep 30
 	step unrebooted
 	finish
 }
@@ -643,11 +641,10 @@ recover() {
 			rollback 'set the boot default'
 		fi
 		back
-	elif ! noted testing; then
-		finish # nothing had begun
 	fi
 	[ -z "$rebooted" ] || step "rebooted $(real /run/current-system)"
-	if [ -n "$rebooted" ] || [ "$action" = boot ] || noted 'done'; then finish; fi
+	# nothing is left to undo, or nothing was left to do
+	if [ -n "$rebooted" ] || ! noted testing || noted 'done'; then finish; fi
 	rollback "its supervisor was killed$(noted rolling-back && say " after: $(told rolling-back)")"
 }
 

@@ -46,7 +46,7 @@ func exec(t testing.TB, h *testhost.Host, script string) string {
 // those that testdata/switch-to-configuration reads. NAME@ is a link to its text.
 func addSystem(t testing.TB, h *testhost.Host, name string, files map[string]string) store.Path {
 	t.Helper()
-	script := "set -e; d=$(mktemp -d)/nixos-system-" + name + "; mkdir -p $d/bin $d/sw/bin; cat > $d/bin/switch-to-configuration <<'EOF'\n" +
+	script := "set -e; d=$(mktemp -d)/nixos-system-" + name + "; mkdir -p $d/bin $d/sw/bin $d/specialisation; cat > $d/bin/switch-to-configuration <<'EOF'\n" +
 		switchScript + "EOF\nchmod +x $d/bin/switch-to-configuration; : > $d/say\n"
 	for _, f := range slices.Sorted(maps.Keys(files)) {
 		if link, ok := strings.CutSuffix(f, "@"); ok {

@@ -38,6 +38,8 @@ type deployment struct {
 	id     string
 	to     target.Target
 	with   settings
+	before []check // must hold before anything is changed
+	health []check // must hold of the new system
 	action Action
 	path   store.Path
 
@@ -48,9 +50,11 @@ type deployment struct {
 	part    []byte // a line that has not ended
 	said    *output
 
-	proof sync.WaitGroup
-	moved context.CancelFunc // ends the proof of life that is in work
-	ctx   context.Context
+	proof  sync.WaitGroup
+	mu     sync.Mutex
+	checks []Check            // how they came out, under mu
+	moved  context.CancelFunc // ends the proof of life that is in work
+	ctx    context.Context
 }
 
 func (a *Activator) deployment(log *slog.Logger, r *record.Record, id string) (*deployment, error) {
@@ -63,7 +67,14 @@ func (a *Activator) deployment(log *slog.Logger, r *record.Record, id string) (*
 		return nil, err
 	}
 	with.rollback = with.rollback && !a.NoRollback
-	return &deployment{a: a, log: log, id: id, to: t, with: with, said: &output{log: log}, moved: func() {}}, nil
+	d := &deployment{a: a, log: log, id: id, to: t, with: with, said: &output{log: log}, moved: func() {}}
+	if d.before, err = checksOf(r, "preDeployChecks", t.Host); err != nil {
+		return nil, err
+	}
+	if d.health, err = checksOf(r, "healthChecks", t.Host); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // connect reaches the host where it is, or where it was before this deployment.
@@ -148,8 +159,8 @@ func (d *deployment) queue(ctx context.Context) (again bool, err error) {
 	}
 	// Only looked at: it is another deployer's to prove that the host lives.
 	behind := &deployment{a: d.a, log: slog.New(slog.DiscardHandler), id: other, to: d.to, with: d.with, said: &output{log: slog.New(slog.DiscardHandler)},
-		moved: func() {}, action: d.action, path: d.path}
-	if _, err := behind.watch(ctx); err != nil {
+		moved: func() {}, action: Action(d.facts.value("busy-action")), path: store.Path(d.facts.value("busy-system"))}
+	if got, err := behind.watch(ctx); got.Result == Unknown {
 		return false, err
 	}
 	d.forget(newID(time.Now()))
@@ -362,15 +373,53 @@ func (d *deployment) contact(ctx context.Context, to target.Target, round string
 		return err
 	}
 	defer conn.Close()
+	words := []string{"contact", d.id, round}
+	if round == "1" && len(d.health) > 0 {
+		if bad := d.check(ctx, conn, d.health); bad != "" {
+			words = []string{"refuse", d.id, round, bad}
+		}
+	}
 	ctx, cancel := context.WithTimeout(ctx, maxAttempt)
 	defer cancel()
-	var said output
-	said.log = slog.New(slog.DiscardHandler)
-	status, err := d.call(ctx, conn, &said, &said, "contact", d.id, round)
+	said := &output{log: slog.New(slog.DiscardHandler)}
+	status, err := d.call(ctx, conn, said, said, words...)
 	if err == nil && status != 0 {
 		err = fmt.Errorf("exit status %d", status)
 	}
 	return err
+}
+
+// afresh proves a system that the host has booted into: nobody there waits for it,
+// and there is nothing to go back to but another boot.
+func (d *deployment) afresh(ctx context.Context) error {
+	if len(d.health) == 0 {
+		return nil
+	}
+	conn, err := d.dial(ctx, d.to)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if bad := d.check(ctx, conn, d.health); bad != "" {
+		return &failure{verb: verb(d.action, d.path), cause: bad + "; the host has booted it, and it is the boot default"}
+	}
+	return nil
+}
+
+// check runs checks for most of the time that the host waits to be reached, so
+// that it hears in time what failed.
+func (d *deployment) check(ctx context.Context, conn Conn, checks []check) (bad string) {
+	limit := time.Duration(d.with.confirmTimeout) * time.Second * 3 / 4
+	if limit == 0 {
+		limit = time.Minute
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	results := runChecks(ctx, d.log, checks, conn, d.to)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.checks = results
+	return failed(results)
 }
 
 func verb(action Action, path store.Path) string { return fmt.Sprintf("%s %s", action, path) }

@@ -125,6 +125,8 @@ func judge(action Action, path store.Path, fs facts, said *output) (Activation, 
 	switch {
 	case fs.has("uncommitted"):
 		return fail(Failed, full, "%s%s; %s", committing(fs), because(fs.value("uncommitted")), after)
+	case fs.has("unrebooted"):
+		return fail(Failed, "reboot it", "the host did not reboot; it is its boot default")
 	case fs.has("done"):
 		if got.Rebooted && runs != string(path) && action != Test {
 			return fail(Failed, "look at its console, or boot its menu's last entry but one", "the host rebooted, and came up with %s", cmp.Or(runs, "nothing"))
@@ -137,8 +139,6 @@ func judge(action Action, path store.Path, fs facts, said *output) (Activation, 
 		}
 		got.Result = Activated
 		return got, nil
-	case fs.has("unrebooted"):
-		return fail(Failed, "reboot it", "the host did not reboot")
 	case fs.has("rebooted"):
 		return fail(RolledBack, "run nx-activate again", "the host rebooted before it was done; it runs %s; %s", cmp.Or(runs, "nothing"), after)
 	case fs.has("back"):

@@ -1,0 +1,97 @@
+package activate_test
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"nx/pkg/activate"
+	"nx/pkg/record"
+)
+
+// Checks are asked from here and on the host; what fails them is no system to stay on.
+func TestChecks(t *testing.T) {
+	s := newStand(t)
+	var asked atomic.Int32
+	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" && asked.Add(1) < 3 || r.URL.Path == "/broken" {
+			w.WriteHeader(http.StatusBadGateway)
+		}
+	}))
+	defer web.Close()
+	_, port, err := net.SplitHostPort(web.Listener.Addr().String())
+	check(t, err)
+	at := `"host":"127.0.0.1","port":` + port
+	for _, tt := range []struct {
+		name       string
+		deployment string // members of the record's deployment
+		result     string
+		err        string
+		checks     string
+		calls      string
+	}{
+		{name: "all kinds pass", result: "activated", calls: "test new,boot new",
+			deployment: `"healthChecks":{"cmd":[{"cmd":["test","-e","/run/current-system"],"description":"it runs"}],"http":[{` + at + `,"path":"/"}],"tcp":[{` + at + `}]}`,
+			checks:     `[{"kind":"cmd","description":"it runs","passed":true},{"kind":"http","description":"http://127.0.0.1:PORT/","passed":true},{"kind":"tcp","description":"127.0.0.1:PORT","passed":true}]`},
+		{name: "it needs a while", result: "activated", calls: "test new,boot new",
+			deployment: `"healthChecks":{"http":[{` + at + `,"path":"/slow","period":0.1}]}`,
+			checks:     `[{"kind":"http","description":"http://127.0.0.1:PORT/slow","passed":true}]`},
+		{name: "its retries are used up", result: "rolled-back", calls: "test new,test old",
+			deployment: `"healthChecks":{"http":[{` + at + `,"path":"/broken","period":0.1,"retries":2,"description":"the shop"}]}`,
+			err:        `check "the shop" failed: status 502 Bad Gateway; the host runs /nix/store/`,
+			checks:     `[{"kind":"http","description":"the shop","passed":false,"error":"status 502 Bad Gateway"}]`},
+		{name: "its time is up", result: "rolled-back", calls: "test new,test old",
+			deployment: `"healthChecks":{"cmd":[{"cmd":["sh","-c","echo no >&2; exit 3"]}]}`,
+			err:        `check "sh -c echo no >&2; exit 3" failed: exit status 3: no; the host runs`,
+			checks:     `[{"kind":"cmd","description":"sh -c echo no >&2; exit 3","passed":false,"error":"exit status 3: no"}]`},
+		{name: "a command hangs", result: "rolled-back", calls: "test new,test old",
+			deployment: `"healthChecks":{"cmd":[{"cmd":["sleep","1000"],"timeout":0.5,"retries":0}]}`,
+			err:        `check "sleep 1000" failed: no answer within 500ms`,
+			checks:     `[{"kind":"cmd","description":"sleep 1000","passed":false,"error":"no answer within 500ms"}]`},
+		{name: "before anything is changed", result: "failed",
+			deployment: `"preDeployChecks":{"tcp":[{"host":"127.0.0.1","port":1,"retries":0,"description":"the database"}]}`,
+			err:        `connection refused; nothing was changed`},
+		{name: "a secret header", result: "failed",
+			deployment: `"healthChecks":{"http":[{` + at + `,"headers":{"X-Key":{"option":"a.b"}}}]}`, err: "read header X-Key: a record has no secrets"},
+		{name: "no port", result: "failed", deployment: `"healthChecks":{"tcp":[{"host":"127.0.0.1"}]}`, err: `"deployment.healthChecks.tcp[0]": port 0 is no port`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s.t = t
+			reset(t, s.h, s.old)
+			r := s.record(t, s.system("new", nil), 4)
+			check(t, r.Set("deployment", json.RawMessage(`{"activation":{"confirmTimeout":4},`+tt.deployment+`}`)))
+			r = runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, r)
+			got := r.Get("activation")
+			if got.Get("result").String() != tt.result || !strings.Contains(r.Message(), tt.err) || (tt.err == "") == r.Failed() {
+				t.Errorf("%s", r.Bytes())
+			}
+			if want := strings.ReplaceAll(tt.checks, "PORT", port); tt.checks != "" && got.Get("checks").Raw != want {
+				t.Errorf("checks\n got %s\nwant %s", got.Get("checks").Raw, want)
+			}
+			if got := look(t, s.h, s.old).calls; got != tt.calls {
+				t.Errorf("switch-to-configuration was called for %q, want %q", got, tt.calls)
+			}
+		})
+	}
+	t.Run("alone", func(t *testing.T) {
+		r := hostRecord(t, s.h, s.old)
+		check(t, r.Set("deployment", json.RawMessage(`{"healthChecks":{"cmd":[{"cmd":["true"]},{"cmd":["false"],"retries":0}]}}`)))
+		a := activate.Activator{Dial: dial}
+		if err := a.Check(context.Background(), r); err == nil {
+			t.Error("no error")
+		} else {
+			r.Fail(record.Activate, err)
+		}
+		if got := r.Get("activation").Raw; got != `{"action":"check","result":"failed","checks":[{"kind":"cmd","description":"true","passed":true},{"kind":"cmd","description":"false","passed":false,"error":"exit status 1"}]}` {
+			t.Errorf("got %s", got)
+		}
+		if r.Message() != `check "false" failed: exit status 1` {
+			t.Errorf("error %q", r.Message())
+		}
+	})
+}
