@@ -31,9 +31,33 @@ type commands struct {
 	Attach      attach      `cmd:"" help:"Follow each host's last deployment, or tell how it ended."`
 }
 
-// deploys are the flags of what changes a host.
+// deploys are the flags of what changes hosts.
 type deploys struct {
-	Wait bool `help:"Wait for another deployment of a host to end (default: an error)."`
+	Wait        bool     `help:"Wait for another deployment of a host to end (default: an error)."`
+	Canary      string   `placeholder:"N|P%" help:"Begin with so many hosts, and go on when they are well."`
+	Batch       string   `placeholder:"N|P%" help:"Go on with so many hosts at a time."`
+	OrderByTags []string `placeholder:"TAGS" help:"Hosts with the first of these tags come first."`
+	MaxFailures *int     `placeholder:"N" help:"Touch no further host when more than N have failed (default: 0 with --canary, --batch and --rollback-all, else any number)."`
+	RollbackAll bool     `help:"Then have those that were activated go back too."`
+	Barrier     bool     `help:"Begin when all of the input is there and no host in it has failed."`
+	SkipOffline bool     `help:"Leave out hosts that cannot be reached, before any is changed."`
+}
+
+// waves are the order in which the flags say that hosts are activated.
+func (c *deploys) waves(a *activate.Activator, jobs int) (*activate.Waves, error) {
+	w := &activate.Waves{Activator: a, Jobs: jobs, OrderByTags: c.OrderByTags, MaxFailures: c.MaxFailures,
+		RollbackAll: c.RollbackAll, Barrier: c.Barrier, SkipOffline: c.SkipOffline}
+	var err error
+	if w.Canary, err = activate.ParseShare(c.Canary); err != nil {
+		return nil, &cli.UsageError{Err: fmt.Errorf("--canary: %w", err)}
+	}
+	if w.Batch, err = activate.ParseShare(c.Batch); err != nil {
+		return nil, &cli.UsageError{Err: fmt.Errorf("--batch: %w", err)}
+	}
+	if c.MaxFailures != nil && *c.MaxFailures < 0 {
+		return nil, &cli.UsageError{Err: fmt.Errorf("--max-failures=%d: it must not be negative", *c.MaxFailures)}
+	}
+	return w, nil
 }
 
 // runs are the flags of what runs a system at once.
@@ -87,7 +111,7 @@ func (c *switchTo) Run(ctx context.Context, p *cli.Process) error {
 	if err != nil {
 		return err
 	}
-	return run(ctx, p, activate.Activator{Action: activate.Switch, Wait: c.Wait, NoRollback: c.NoRollback,
+	return c.run(ctx, p, activate.Activator{Action: activate.Switch, NoRollback: c.NoRollback,
 		Specialisation: c.Specialisation, Reboot: reboot}, c.Files.Files)
 }
 
@@ -97,18 +121,19 @@ func (c *boot) Run(ctx context.Context, p *cli.Process) error {
 	if err != nil {
 		return err
 	}
-	return run(ctx, p, activate.Activator{Action: activate.Boot, Wait: c.Wait, Reboot: reboot}, c.Files.Files)
+	return c.run(ctx, p, activate.Activator{Action: activate.Boot, Reboot: reboot}, c.Files.Files)
 }
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *test) Run(ctx context.Context, p *cli.Process) error {
-	return run(ctx, p, activate.Activator{Action: activate.Test, Wait: c.Wait, NoRollback: c.NoRollback,
+	return c.run(ctx, p, activate.Activator{Action: activate.Test, NoRollback: c.NoRollback,
 		Specialisation: c.Specialisation}, c.Files.Files)
 }
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *dryActivate) Run(ctx context.Context, p *cli.Process) error {
-	return run(ctx, p, activate.Activator{Action: activate.DryActivate}, c.Files.Files)
+	a := plug(p, activate.Activator{Action: activate.DryActivate})
+	return each(ctx, p, a.Host, c.Files.Files)
 }
 
 // Run is called by cli.Main after the flags are parsed.
@@ -132,9 +157,20 @@ func each(ctx context.Context, p *cli.Process, f func(context.Context, *record.R
 	return stream.Each(ctx, s, p.Jobs, f)
 }
 
-func run(ctx context.Context, p *cli.Process, a activate.Activator, files []string) error {
+// run activates hosts in waves.
+func (c *deploys) run(ctx context.Context, p *cli.Process, a activate.Activator, files []string) error {
 	a = plug(p, a)
-	return each(ctx, p, a.Host, files)
+	a.Wait = c.Wait
+	w, err := c.waves(&a, p.Jobs)
+	if err != nil {
+		return err
+	}
+	s, err := p.Stream(record.Activate, files)
+	if err != nil {
+		return err
+	}
+	s.Facts = w.See
+	return stream.Run(ctx, s, w.Run)
 }
 
 // plug gives the stage its connections.

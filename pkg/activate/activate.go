@@ -11,6 +11,7 @@ import (
 	_ "embed"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"time"
@@ -53,6 +54,7 @@ const (
 	RolledBack Result = "rolled-back" // the host runs what it ran before, or has booted its default
 	Failed     Result = "failed"      // the error says what the host was left with
 	Unknown    Result = "unknown"     // the host cannot be asked
+	Skipped    Result = "skipped"     // it was not touched: as was wished, or with an error that says why
 )
 
 // A Reboot is whether a host boots its new default at once.
@@ -146,6 +148,39 @@ func (a *Activator) activate(ctx context.Context, log *slog.Logger, r *record.Re
 	}
 	got.Checks = d.checks
 	return got, err
+}
+
+// back has a host that was activated go back to what it ran, and returns why and how
+// that ended, for its record.
+func (a *Activator) back(r *record.Record, why error) error {
+	log := a.logger(r)
+	was := Activation{Action: a.Action, Result: RolledBack, Previous: store.Path(r.Get("activation").Get("previous").Str)}
+	log.Info("going back", "path", string(was.Previous), "cause", why.Error())
+	d, err := a.deployment(log, r, newID(time.Now()))
+	if err == nil {
+		err = d.back(was.Previous)
+	}
+	if err != nil {
+		was.Result = Failed
+		why = fmt.Errorf("%w; it could not go back to %s: %w", why, was.Previous, err)
+	} else {
+		why = fmt.Errorf("%w; it went back to %s", why, was.Previous)
+	}
+	return a.tell(log, r, a.Action, was, why)
+}
+
+// back activates a system that the host had before.
+func (d *deployment) back(path store.Path) error {
+	ctx := context.Background()
+	d.action, d.path = d.a.Action, path
+	d.health = nil // they are the new system's
+	conn, err := d.dial(ctx, d.to)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	_, err = d.run(ctx, conn)
+	return err
 }
 
 // Check runs the host's health checks, changes nothing, and sets activation on its record.
