@@ -405,7 +405,7 @@ afresh() {
 # longer: a switch that hangs holds the lock that the way back needs. Sets code to its exit
 # status, 124 when it was ended.
 limited() {
-	over=$(($(uptime) + $1))
+	over=$(($(uptime) + $1 + 1))
 	shift
 	rm -f "$live/code"
 	# a session of its own, so that all of it can be found
@@ -465,7 +465,7 @@ prove() {
 	124) rollback "switch-to-configuration took longer than $switch s" ;;
 	*) rollback "switch-to-configuration: exit status $code" ;;
 	esac
-	calm=$(($(uptime) + settle))
+	calm=$(($(uptime) + settle + (settle > 0)))
 	reach 1 || rollback "$why"
 	if [ "$code" = 4 ] && ! systemd && [ "$ignore" != true ]; then
 		rollback 'units failed' # and there is nobody to ask which
@@ -484,7 +484,7 @@ prove() {
 # reach ROUND: whether somebody reaches the host over a new connection in time.
 reach() {
 	[ "$confirm" != 0 ] || return 0
-	limit=$(($(uptime) + confirm))
+	limit=$(($(uptime) + confirm + 1)) # the seconds are whole ones
 	rm -f "$live/contact.$1" "$live/refused.$1"
 	step "confirming $1"
 	until [ -e "$live/contact.$1" ]; do

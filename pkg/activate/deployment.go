@@ -2,6 +2,7 @@ package activate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,7 @@ type deployment struct {
 	said    *output
 
 	proof  sync.WaitGroup
+	until  time.Time // when checks must be through; zero for a while from now
 	mu     sync.Mutex
 	checks []Check            // how they came out, under mu
 	moved  context.CancelFunc // ends the proof of life that is in work
@@ -321,6 +323,7 @@ func (d *deployment) heard(line string) {
 	switch word {
 	case "confirming":
 		d.moved()
+		d.until = time.Now().Add(time.Duration(d.with.confirmTimeout) * time.Second * 2 / 3)
 		var ctx context.Context
 		ctx, d.moved = context.WithCancel(d.ctx)
 		d.proof.Go(func() { d.prove(ctx, value) })
@@ -400,6 +403,7 @@ func (d *deployment) afresh(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close()
+	d.until = time.Time{}
 	if bad := d.check(ctx, conn, d.health); bad != "" {
 		return &failure{verb: verb(d.action, d.path), cause: bad + "; the host has booted it, and it is the boot default"}
 	}
@@ -409,11 +413,11 @@ func (d *deployment) afresh(ctx context.Context) error {
 // check runs checks for most of the time that the host waits to be reached, so
 // that it hears in time what failed.
 func (d *deployment) check(ctx context.Context, conn Conn, checks []check) (bad string) {
-	limit := time.Duration(d.with.confirmTimeout) * time.Second * 3 / 4
-	if limit == 0 {
-		limit = time.Minute
+	until := d.until
+	if until.IsZero() {
+		until = time.Now().Add(cmp.Or(time.Duration(d.with.confirmTimeout)*time.Second, time.Minute))
 	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
 	results := runChecks(ctx, d.log, checks, conn, d.to)
 	d.mu.Lock()
