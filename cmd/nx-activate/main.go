@@ -28,6 +28,10 @@ type commands struct {
 	Test        test        `cmd:"" help:"Run each host's system until its next boot; go back where it does not hold."`
 	DryActivate dryActivate `cmd:"" help:"Show what switch would do, and change nothing."`
 	Check       check       `cmd:"" help:"Run each host's health checks, and change nothing."`
+	Rollback    rollback    `cmd:"" help:"Run an earlier generation of each host, now and after a boot; stay where it does not hold."`
+	Status      status      `cmd:"" help:"Show what each host runs, boots next and did before."`
+	Generations generations `cmd:"" help:"Show each host's generations."`
+	Log         logs        `cmd:"" help:"Print the log of each host's last deployment, or of another one."`
 	Attach      attach      `cmd:"" help:"Follow each host's last deployment, or tell how it ended."`
 }
 
@@ -102,7 +106,25 @@ type (
 	}
 	dryActivate struct{ cli.Files }
 	check       struct{ cli.Files }
-	attach      struct{ cli.Files }
+	rollback    struct {
+		To         int  `placeholder:"GENERATION" help:"Go back to this generation (default: the one before the present one)."`
+		Wait       bool `help:"Wait for another deployment of a host to end (default: an error)."`
+		NoRollback bool `help:"Leave a host as it is when the generation does not hold."`
+		cli.Files
+	}
+	status struct {
+		report
+		cli.Files
+	}
+	generations struct {
+		report
+		cli.Files
+	}
+	logs struct {
+		Deployment string `placeholder:"ID" help:"Of this deployment, as status --json names it (default: the last one)."`
+		cli.Files
+	}
+	attach struct{ cli.Files }
 )
 
 // Run is called by cli.Main after the flags are parsed.

@@ -41,6 +41,7 @@ const (
 	Test        Action = "test"         // run it until the next boot
 	DryActivate Action = "dry-activate" // show what Switch would do, change nothing
 	Checked     Action = "check"        // run the health checks, change nothing
+	Rollback    Action = "rollback"     // Switch to an earlier generation
 )
 
 // A Result is how an activation ended.

@@ -8,7 +8,8 @@
 #	                            on; ID "last" is the last one of this host
 #	contact ID ROUND            say that the host was reached over a new connection
 #	refuse ID ROUND WHY         say that it was, and that a check failed
-#	check COMMAND…              run one, for a health check
+#	status, generations, closures, log ID
+#	                            tell what is there, and change nothing
 #	supervise ID, mend ID       what start and a next deployment call, on the host
 #
 # stdout tells facts, one a line, a word and its value; pkg/activate reads them.
@@ -145,10 +146,6 @@ write() {
 
 # look: facts that need no deployment. False when there can be none.
 look() {
-	if [ "$(id -u)" != 0 ]; then
-		say "user $(id -un)"
-		return 1
-	fi
 	if ! why=$(nix-store --check-validity "$system" 2>&1); then
 		case $why in
 		*' is not valid'*) say absent ;;
@@ -289,6 +286,65 @@ contact() {
 refuse() {
 	folder "$1"
 	say "$3" > "$live/refused.$2"
+}
+
+# ---- what is there
+
+status() {
+	now
+	say "booted $(real /run/booted-system)"
+	say "recorded $(cat $state/default 2> /dev/null)"
+	if [ -n "$(generation)" ]; then say "generation $(number "$(generation)")"; fi
+	if held $run/lock; then say "in-work $(cat $run/lock)"; fi
+	if systemd; then
+		systemctl list-units --failed --plain --no-legend | while read -r unit _; do say "failed-unit $unit"; done
+	fi
+	for dir in "$state"/deployments/*/; do
+		dir=${dir%/}
+		[ ! -s "$dir/journal" ] || past
+	done
+}
+
+# past: a deployment in one line: how it ended, when it began, what for, who.
+past() {
+	asked
+	ended=failed
+	if ! noted end; then
+		ended=unfinished
+	elif noted rolling-back && ! noted kept; then
+		ended=rolled-back
+	elif noted 'done'; then
+		ended=activated
+	fi
+	say "past ${dir##*/} $ended $(sed -n 's/^at //p' "$dir/about") $action $system ${by:-somebody}"
+}
+
+generations() {
+	current=$(generation)
+	for link in "$profile"-*-link; do
+		[ -L "$link" ] || continue
+		kind=past
+		[ "${link##*/}" != "$current" ] || kind=current
+		say "generation-is $(number "${link##*/}") $(stat -c %Y "$link" 2> /dev/null) $kind $(real "$link")"
+	done
+}
+
+# closures SYSTEM: what runs and the system, path by path with its size.
+closures() {
+	for what in /run/current-system "$1"; do
+		say "closure $what"
+		# shellcheck disable=SC2046 # one path a word
+		set -- $(nix-store --query --requisites "$what")
+		nix-store --query --size "$@" | while read -r size; do
+			say "path $size $1"
+			shift
+		done
+	done
+}
+
+log() {
+	folder "$1"
+	[ ! -e "$dir/log" ] || cat "$dir/log"
 }
 
 # ---- the supervisor
@@ -538,11 +594,7 @@ worse() {
 commit() {
 	from=$(generation)
 	step "committing $from" || rollback 'it cannot be noted on the host'
-	if [ -n "$to" ]; then
-		limited "$switch" nix-env -p $profile --switch-generation "$to"
-	else
-		limited "$switch" nix-env -p $profile --set "$system"
-	fi
+	set_profile
 	step "profile $code"
 	if [ "$code" = 0 ]; then
 		limited "$switch" "$system/bin/switch-to-configuration" boot
@@ -560,6 +612,15 @@ commit() {
 		finish
 	}
 	rollback "set the boot default: $why"
+}
+
+# set_profile: set the profile, to the generation that is asked for or to one of the system.
+set_profile() {
+	if [ -n "$to" ]; then
+		limited "$switch" nix-env -p $profile --switch-generation "$to"
+	else
+		limited "$switch" nix-env -p $profile --set "$system"
+	fi
 }
 
 # recorded SYSTEM: the boot default that profile and loader agree on.
@@ -650,7 +711,7 @@ recover() {
 
 # again: the commit that was broken off of a system that runs.
 again() {
-	limited "$switch" nix-env -p $profile --set "$system"
+	set_profile
 	[ "$code" != 0 ] || limited "$switch" "$system/bin/switch-to-configuration" boot
 	if [ "$code" != 0 ]; then
 		back
@@ -691,4 +752,8 @@ supervise | mend) ;; # its starter's
 esac
 HOME=${HOME:-/root}
 export PATH HOME
+if [ "$(id -u)" != 0 ]; then
+	say "user $(id -un)"
+	exit 0
+fi
 "$@"

@@ -34,15 +34,16 @@ const last = "last"
 // A deployment is one activation of one host, as its deployer sees it: what it
 // has heard so far, over whichever connection.
 type deployment struct {
-	a      *Activator
-	log    *slog.Logger
-	id     string
-	to     target.Target
-	with   settings
-	before []check // must hold before anything is changed
-	health []check // must hold of the new system
-	action Action
-	path   store.Path
+	a          *Activator
+	log        *slog.Logger
+	id         string
+	to         target.Target
+	with       settings
+	before     []check // must hold before anything is changed
+	health     []check // must hold of the new system
+	action     Action
+	path       store.Path
+	generation int // of the profile to go back to; 0 for a new one of path
 
 	facts   facts
 	journal bool // what is heard now are lines of the journal
@@ -118,6 +119,9 @@ func (d *deployment) run(ctx context.Context, conn Conn) (Activation, error) {
 	for {
 		words := slices.Concat([]string{"start", d.id, "action=" + string(d.action), "system=" + string(d.path), "root=" + d.path.StagedRoot(),
 			"special=" + d.a.Specialisation, "by=" + record.OneLine(d.a.By), "reboot=" + string(d.a.Reboot)}, d.with.words())
+		if d.generation > 0 {
+			words = append(words, fmt.Sprintf("to=%d", d.generation))
+		}
 		status, err := d.hear(ctx, conn, words...)
 		switch {
 		case d.facts.has("busy"):

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"nx/pkg/activate"
+	"nx/pkg/cli"
+	"nx/pkg/record"
+	"nx/pkg/stream"
+)
+
+// report is what the verbs have that show something: a table, or records.
+type report struct {
+	JSON bool `help:"Write records instead of a table."`
+}
+
+// run asks each host, and prints the table of all of them at the end.
+func (c *report) run(ctx context.Context, p *cli.Process, output string, files []string,
+	ask func(context.Context, *record.Record) error, print func(io.Writer, *record.Record)) error {
+	if output != "" && !c.JSON {
+		return &cli.UsageError{Err: errors.New("--output: it takes records, and this is a table"), HintMsg: "add --json"}
+	}
+	s, err := p.Stream(record.Activate, files)
+	if err != nil {
+		return err
+	}
+	if !c.JSON {
+		s.Output.Take = func(hosts []*record.Record) error {
+			w := tabwriter.NewWriter(p.Stdout, 0, 8, 2, ' ', 0)
+			print(w, nil)
+			for _, r := range hosts {
+				if !r.Failed() {
+					print(w, r)
+				}
+			}
+			if err := w.Flush(); err != nil {
+				return fmt.Errorf("write table: %w", err)
+			}
+			return nil
+		}
+	}
+	return stream.Each(ctx, s, p.Jobs, ask)
+}
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *status) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	a := plug(p, activate.Activator{})
+	return c.run(ctx, p, flags.Output, c.Files.Files, a.Status, func(w io.Writer, r *record.Record) {
+		if r == nil {
+			fmt.Fprintln(w, "NAME\tUP TO DATE\tRUNS\tBOOTS\tGENERATION\tFAILED UNITS\tLAST DEPLOYMENT")
+			return
+		}
+		s := r.Get("status")
+		var units []string
+		for _, unit := range s.Get("failedUnits").Array() {
+			units = append(units, unit.String())
+		}
+		last := "-"
+		if all := s.Get("deployments").Array(); len(all) > 0 {
+			d := all[len(all)-1]
+			last = fmt.Sprintf("%s %s %s by %s", d.Get("time").String(), d.Get("action").String(), d.Get("result").String(), d.Get("by").String())
+		}
+		upToDate := map[bool]string{true: "yes", false: "no"}[s.Get("upToDate").Bool()]
+		if s.Get("inWork").Exists() {
+			upToDate = "in work"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name(), upToDate, short(s.Get("running").String()), short(s.Get("default").String()),
+			or(s.Get("generation").String()), or(strings.Join(units, ",")), last)
+	})
+}
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *generations) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	a := plug(p, activate.Activator{})
+	return c.run(ctx, p, flags.Output, c.Files.Files, a.Generations, func(w io.Writer, r *record.Record) {
+		if r == nil {
+			fmt.Fprintln(w, "NAME\tGENERATION\tCURRENT\tMADE\tSYSTEM")
+			return
+		}
+		for _, g := range r.Get("generations").Array() {
+			current := map[bool]string{true: "yes", false: "-"}[g.Get("current").Bool()]
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name(), g.Get("generation"), current, g.Get("time"), g.Get("system"))
+		}
+	})
+}
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *logs) Run(ctx context.Context, p *cli.Process) error {
+	a := plug(p, activate.Activator{})
+	s, err := p.Stream(record.Activate, c.Files.Files)
+	if err != nil {
+		return err
+	}
+	s.Output.Take = func([]*record.Record) error { return nil }
+	return stream.Each(ctx, s, 1, a.PrintLog(c.Deployment, p.Stdout))
+}
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *rollback) Run(ctx context.Context, p *cli.Process) error {
+	if c.To < 0 {
+		return &cli.UsageError{Err: fmt.Errorf("--to=%d: it is no generation", c.To)}
+	}
+	a := plug(p, activate.Activator{Action: activate.Rollback, NoRollback: c.NoRollback, Wait: c.Wait})
+	return each(ctx, p, a.RollBack(c.To), c.Files.Files)
+}
+
+// short is enough of a store path to tell two apart: its hash's beginning.
+func short(path string) string {
+	base := strings.TrimPrefix(path, "/nix/store/")
+	return or(base[:min(8, len(base))])
+}
+
+func or(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
