@@ -235,6 +235,7 @@ func testActions(t *testing.T, h *testhost.Host) {
 			maps.Copy(files, tt.files)
 			path := addSystem(t, h, "new", files)
 			r := run(t, h, tt.action, path)
+			noteJournals(t, h)
 			want := tt.want + fmt.Sprintf(`,"previous":"%s"}`, old)
 			if got := r.Get("activation").Raw; got != want {
 				t.Errorf("activation\n got %s\nwant %s", got, want)

@@ -110,7 +110,7 @@ in
       name = option types.str "Name of the deployment. Set by nx.";
       uuid = option types.str "UUID of the deployment. Set by nx.";
       arguments = optionWith { } (types.attrsOf types.unspecified) "What the network was called with. Set by nx.";
-    } // genAttrs (import ./providers.nix) (provider:
+    } // import ./activation-options.nix { inherit lib; } // genAttrs (import ./providers.nix) (provider:
       optionWith { } (types.attrsOf types.unspecified) "What the provider ${provider} makes of the machine.");
 
     networking = {

@@ -236,7 +236,7 @@ let
       deployment = {
         inherit (cfg) alwaysActivate hasFastConnection;
         keys = mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ]) cfg.keys;
-      };
+      } // record.activation cfg;
       ofOthers = known.ofOthers name config;
     };
 in

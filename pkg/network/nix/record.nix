@@ -31,4 +31,15 @@ rec {
         headers = mapAttrs (name: _: option "${path}.http.${toString i}.headers.${name}") check.headers;
       }) (length http);
   };
+
+  # What activation-options.nix declares, where it is set.
+  activation = cfg:
+    let
+      full = where (value: value != [ ] && value != { });
+      checks = mapAttrs (_: map given);
+    in full {
+      activation = given cfg.activation;
+      healthChecks = full (checks cfg.healthChecks);
+      preDeployChecks = full (checks cfg.preDeployChecks);
+    };
 }
