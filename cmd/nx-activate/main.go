@@ -28,6 +28,7 @@ type commands struct {
 	Test        test        `cmd:"" help:"Run each host's system until its next boot; go back where it does not hold."`
 	DryActivate dryActivate `cmd:"" help:"Show what switch would do, and change nothing."`
 	Check       check       `cmd:"" help:"Run each host's health checks, and change nothing."`
+	Diff        diff        `cmd:"" help:"Show which packages switch would change on each host, and how much it grows."`
 	Rollback    rollback    `cmd:"" help:"Run an earlier generation of each host, now and after a boot; stay where it does not hold."`
 	Status      status      `cmd:"" help:"Show what each host runs, boots next and did before."`
 	Generations generations `cmd:"" help:"Show each host's generations."`
@@ -110,6 +111,11 @@ type (
 		To         int  `placeholder:"GENERATION" help:"Go back to this generation (default: the one before the present one)."`
 		Wait       bool `help:"Wait for another deployment of a host to end (default: an error)."`
 		NoRollback bool `help:"Leave a host as it is when the generation does not hold."`
+		cli.Files
+	}
+	diff struct {
+		report
+		Markdown bool `help:"Write the table in Markdown."`
 		cli.Files
 	}
 	status struct {

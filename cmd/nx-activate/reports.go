@@ -8,6 +8,8 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/tidwall/gjson"
+
 	"nx/pkg/activate"
 	"nx/pkg/cli"
 	"nx/pkg/record"
@@ -87,6 +89,44 @@ func (c *generations) Run(ctx context.Context, p *cli.Process, flags *commands) 
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", r.Name(), g.Get("generation"), current, g.Get("time"), g.Get("system"))
 		}
 	})
+}
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *diff) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	a := plug(p, activate.Activator{})
+	row := func(w io.Writer, cells ...string) {
+		if c.Markdown {
+			fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | "))
+			return
+		}
+		fmt.Fprintln(w, strings.Join(cells, "\t"))
+	}
+	return c.run(ctx, p, flags.Output, c.Files.Files, a.Diff, func(w io.Writer, r *record.Record) {
+		if r == nil {
+			if row(w, "NAME", "PACKAGE", "BEFORE", "AFTER", "BYTES"); c.Markdown {
+				row(w, "---", "---", "---", "---", "--:")
+			}
+			return
+		}
+		d := r.Get("diff")
+		for _, pkg := range d.Get("packages").Array() {
+			row(w, r.Name(), pkg.Get("name").String(), versions(pkg.Get("before")), versions(pkg.Get("after")), fmt.Sprintf("%+d", pkg.Get("size").Int()))
+		}
+		row(w, r.Name(), "all", "-", "-", fmt.Sprintf("%+d", d.Get("size").Int()))
+	})
+}
+
+// versions are a package's, "-" when it is not there and "yes" when it has none.
+func versions(list gjson.Result) string {
+	var words []string
+	for _, v := range list.Array() {
+		if v.String() == "" {
+			words = append(words, "yes")
+			continue
+		}
+		words = append(words, v.String())
+	}
+	return or(strings.Join(words, ", "))
 }
 
 // Run is called by cli.Main after the flags are parsed.

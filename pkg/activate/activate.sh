@@ -146,14 +146,17 @@ write() {
 
 # look: facts that need no deployment. False when there can be none.
 look() {
-	if ! why=$(nix-store --check-validity "$system" 2>&1); then
-		case $why in
-		*' is not valid'*) say absent ;;
-		*) say "$why" >&2 ;; # the store cannot be asked, as on a full disk
-		esac
-		return 1
-	fi
-	now
+	valid && now
+}
+
+# valid: whether the system is on the host.
+valid() {
+	why=$(nix-store --check-validity "$system" 2>&1) && return
+	case $why in
+	*' is not valid'*) say absent ;;
+	*) say "$why" >&2 ;; # the store cannot be asked, as on a full disk
+	esac
+	return 1
 }
 
 # now: what counts of the host, as it is.
@@ -331,6 +334,8 @@ generations() {
 
 # closures SYSTEM: what runs and the system, path by path with its size.
 closures() {
+	system=$1
+	valid || return 0
 	for what in /run/current-system "$1"; do
 		say "closure $what"
 		# shellcheck disable=SC2046 # one path a word

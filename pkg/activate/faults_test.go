@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
+	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -177,28 +180,55 @@ var faults = []fault{
 	}},
 }
 
+// A way is what a deployment goes through when nothing befalls it, step by step.
+type way struct {
+	name  string
+	files map[string]string // of the new system
+	steps []string
+}
+
+var ways = []way{
+	{"good", nil, []string{"supervising", "running", "testing", "tested", "confirming", "contact", "settled", "committing", "profile", "boot", "done", "end"}},
+	{"bad", map[string]string{"test": "2", "say": "no"}, []string{"rolling-back", "rolled-back", "confirming 2", "contact 2"}},
+	{"full", map[string]string{"boot": "1", "say": "full"}, []string{"boot", "back"}},
+}
+
 // Whatever happens at whichever step, the host ends on one system, its boot default
 // agrees, the record says which, and the next run deploys.
 func TestFaults(t *testing.T) {
-	paths := []struct {
-		name  string
-		files map[string]string // of the new system
-		steps []string
-	}{
-		{"good", nil, []string{"supervising", "running", "testing", "tested", "confirming", "contact", "settled", "committing", "profile", "boot", "done", "end"}},
-		{"bad", map[string]string{"test": "2", "say": "no"}, []string{"rolling-back", "rolled-back", "confirming 2", "contact 2"}},
-		{"full", map[string]string{"boot": "1", "say": "full"}, []string{"boot", "back"}},
-	}
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			t.Parallel()
 			s := newStand(t)
-			for _, p := range paths {
-				for _, step := range p.steps {
-					t.Run(p.name+", "+step, func(t *testing.T) { s.suffer(t, f, p.files, step) })
+			for _, w := range ways {
+				for _, step := range w.steps {
+					t.Run(w.name+", "+step, func(t *testing.T) { s.suffer(t, f, w.files, step) })
 				}
 			}
 		})
+	}
+}
+
+// The same with faults, ways and steps by chance: NXTEST_CHAOS rounds, from the seed
+// NXTEST_SEED.
+func TestChaos(t *testing.T) {
+	number := func(variable string, other uint64) uint64 {
+		text := os.Getenv(variable)
+		if text == "" {
+			return other
+		}
+		n, err := strconv.ParseUint(text, 10, 64)
+		check(t, err)
+		return n
+	}
+	seed := number("NXTEST_SEED", rand.Uint64())
+	t.Logf("NXTEST_SEED=%d", seed)
+	r := rand.New(rand.NewPCG(seed, 0))
+	s := newStand(t)
+	for round := range number("NXTEST_CHAOS", 4) {
+		f, w := faults[r.IntN(len(faults))], ways[r.IntN(len(ways))]
+		step := w.steps[r.IntN(len(w.steps))]
+		t.Run(fmt.Sprintf("%d: %s at %s, %s", round, f.name, w.name, step), func(t *testing.T) { s.suffer(t, f, w.files, step) })
 	}
 }
 

@@ -77,6 +77,15 @@ func TestHistory(t *testing.T) {
 			t.Errorf("%s: %+v", tt.name, got)
 		}
 	}
+	r = s.record(t, second, 10)
+	check(t, a.Diff(context.Background(), r))
+	if got := r.Get("diff"); !strings.Contains(got.Raw, `{"packages":[{"name":"nixos-system-old","before":[""],"after":[],"size":-`) || got.Get("packages.#").Int() != 2 {
+		t.Errorf("diff %s", got.Raw)
+	}
+	r = s.record(t, "/nix/store/00000000000000000000000000000000-x", 10)
+	if err := a.Diff(context.Background(), r); err == nil || !strings.Contains(err.Error(), "it is not on ") {
+		t.Errorf("diff to what is not there: %v", err)
+	}
 	r = s.record(t, first, 10)
 	check(t, a.Generations(context.Background(), r))
 	list := r.Get("generations").Array()

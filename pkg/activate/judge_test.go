@@ -2,6 +2,7 @@ package activate
 
 import (
 	"log/slog"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -60,4 +61,32 @@ func FuzzJudge(f *testing.F) {
 			t.Errorf("%q: result %q", stdout, got.Result)
 		}
 	})
+}
+
+func TestCompare(t *testing.T) {
+	got := compare(parse(`running x
+closure /run/current-system
+path 100 /nix/store/00000000000000000000000000000000-glibc-2.33
+path 30 /nix/store/00000000000000000000000000000000-hello-2.10
+path 1 /nix/store/00000000000000000000000000000000-etc
+path 7 /nix/store/00000000000000000000000000000000-python3-3.9-doc
+path 5 /nix/store/00000000000000000000000000000000-unit-a.service
+path broken
+closure /nix/store/00000000000000000000000000000000-nixos
+path 100 /nix/store/00000000000000000000000000000000-glibc-2.33
+path 120 /nix/store/00000000000000000000000000000000-glibc-2.35
+path 30 /nix/store/00000000000000000000000000000000-hello-2.12
+path 2 /nix/store/11111111111111111111111111111111-etc
+path 9 /nix/store/00000000000000000000000000000000-nginx-1.22
+path 5 /nix/store/00000000000000000000000000000000-unit-a.service
+`))
+	want := Diff{Size: 123, Before: 143, Packages: []PackageDiff{
+		{Name: "glibc", Before: []string{"2.33"}, After: []string{"2.33", "2.35"}, Size: 120},
+		{Name: "hello", Before: []string{"2.10"}, After: []string{"2.12"}},
+		{Name: "nginx", Before: []string{}, After: []string{"1.22"}, Size: 9},
+		{Name: "python3", Before: []string{"3.9-doc"}, After: []string{}, Size: -7},
+	}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
 }

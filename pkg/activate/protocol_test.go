@@ -5,16 +5,19 @@ import (
 	_ "embed"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"nx/pkg/activate"
 	"nx/pkg/record"
+	"nx/pkg/target"
 	"nx/pkg/testhost"
 )
 
@@ -39,6 +42,50 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(status)
+}
+
+// A counter counts connections and what is run on them: opening the session and its
+// answer are two round trips.
+type counter struct {
+	mu          sync.Mutex
+	dials, runs int
+}
+
+type counted struct {
+	activate.Conn
+	c *counter
+}
+
+func (c *counter) dial(ctx context.Context, to target.Target) (activate.Conn, error) {
+	c.mu.Lock()
+	c.dials++
+	c.mu.Unlock()
+	conn, err := dial(ctx, to)
+	return counted{conn, c}, err
+}
+
+func (c counted) Run(ctx context.Context, script string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
+	c.c.mu.Lock()
+	c.c.runs++
+	c.c.mu.Unlock()
+	return c.Conn.Run(ctx, script, stdin, stdout, stderr)
+}
+
+// A host that is left alone costs one connection and two round trips on it; one that
+// is changed another connection, which is the proof of its life.
+func TestCost(t *testing.T) {
+	s := newStand(t)
+	reset(t, s.h, s.old)
+	path := s.system("new", nil)
+	for _, want := range []struct{ dials, runs int }{{2, 2}, {1, 1}} {
+		var got counter
+		if r := runWith(t, &activate.Activator{Action: activate.Switch, Dial: got.dial}, s.record(t, path, 10)); r.Failed() {
+			t.Fatal(r.Message())
+		}
+		if got.dials != want.dials || got.runs != want.runs {
+			t.Errorf("%d connections, %d scripts, want %d and %d", got.dials, got.runs, want.dials, want.runs)
+		}
+	}
 }
 
 // A host can boot its new system at once: the record says what came up.
