@@ -137,3 +137,29 @@ func TestSystemdProtocol(t *testing.T) {
 	}
 	d.wantActivated("switch", "old", "activated")
 }
+
+// A machine deploys to itself without ssh, if it may.
+func TestLocalHost(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, map[string]string{"network.nix": `{ web1 = { deployment.targetEnv = "sandbox"; boot.isContainer = true; }; }`})
+	if r := d.sh("nx-provision -q -f network.nix | nx-eval -q -f network.nix | nx-build -q | nx-copy -q -o copied.jsonl"); r.status != 0 {
+		t.Fatalf("%+v", r)
+	}
+	h := d.host("web1")
+	d.sh("cp " + filepath.Join(bin, "nx-activate") + " " + h.Disk("root"))
+	for _, tt := range []struct{ allowed, want string }{{"false", "failed"}, {"true", "activated"}, {"true", "unchanged"}} {
+		record := d.sh(`jq -c 'select(.name) | .target = {host: "localhost", port: 1} | .deployment.allowLocalDeployment = ` + tt.allowed + `' copied.jsonl`).stdout
+		cmd, err := h.Command(t.Context(), "/root/nx-activate", "switch")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := run(t, cmd, strings.NewReader(record))
+		web1 := hosts(t, r.stdout)["web1"]
+		if got := web1.Get("activation.result").Str; got != tt.want {
+			t.Errorf("allowed %s: %s, want %s\n%s\n%s", tt.allowed, got, tt.want, web1.Raw, r.stderr)
+		}
+		if tt.want == "activated" {
+			d.wantRunning(web1)
+		}
+	}
+}

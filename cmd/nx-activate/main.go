@@ -205,6 +205,7 @@ func (c *deploys) run(ctx context.Context, p *cli.Process, a activate.Activator,
 func plug(p *cli.Process, a activate.Activator) activate.Activator {
 	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
 	a.Dial = func(ctx context.Context, t target.Target) (activate.Conn, error) { return dialer.Dial(ctx, t) }
+	a.Local = func() activate.Conn { return local{} }
 	a.By, a.Log = whoami(), p.Log
 	return a
 }

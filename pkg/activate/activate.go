@@ -87,6 +87,10 @@ type Activator struct {
 	// Dial connects to a host, each time anew.
 	Dial func(context.Context, target.Target) (Conn, error)
 
+	// Local connects to this machine, for a host whose target is "localhost" and whose
+	// deployment allows it. nil: it is reached by Dial as others are.
+	Local func() Conn
+
 	Reboot         Reboot
 	Specialisation string // of the system, "" for none
 	NoRollback     bool   // leave a system that does not hold as it is

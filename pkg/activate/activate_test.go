@@ -311,6 +311,7 @@ func TestRebootNeeded(t *testing.T) {
 			reset(t, h, booted)
 			exec(t, h, "ln -sfn "+tt.booted+" /run/booted-system")
 			r := run(t, h, activate.Switch, addSystem(t, h, "new", tt.files))
+			noteJournals(t, h)
 			if got := r.Get("activation").Get("rebootNeeded").Bool(); got != tt.want || r.Failed() {
 				t.Errorf("got %v, %s, want %v", got, r.Message(), tt.want)
 			}
