@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"regexp"
 
 	"nx/pkg/activate"
 	"nx/pkg/cli"
@@ -39,6 +40,7 @@ type commands struct {
 // deploys are the flags of what changes hosts.
 type deploys struct {
 	Wait        bool     `help:"Wait for another deployment of a host to end (default: an error)."`
+	Keep        string   `name:"keep-generations" placeholder:"N|DAYSd" help:"Then delete older generations than the last N, or than so many days (default: all are kept)."`
 	Canary      string   `placeholder:"N|P%" help:"Begin with so many hosts, and go on when they are well."`
 	Batch       string   `placeholder:"N|P%" help:"Go on with so many hosts at a time."`
 	OrderByTags []string `placeholder:"TAGS" help:"Hosts with the first of these tags come first."`
@@ -189,6 +191,16 @@ func each(ctx context.Context, p *cli.Process, f func(context.Context, *record.R
 func (c *deploys) run(ctx context.Context, p *cli.Process, a activate.Activator, files []string) error {
 	a = plug(p, a)
 	a.Wait = c.Wait
+	if c.Keep != "" {
+		number := regexp.MustCompile(`^([1-9][0-9]{0,5})(d?)$`).FindStringSubmatch(c.Keep)
+		if number == nil {
+			return &cli.UsageError{Err: fmt.Errorf("--keep-generations=%s: it is a number of generations, or of days as in 30d", c.Keep)}
+		}
+		// as nix-env --delete-generations has them
+		if a.Keep = c.Keep; number[2] == "" {
+			a.Keep = "+" + c.Keep
+		}
+	}
 	w, err := c.waves(&a, p.Jobs)
 	if err != nil {
 		return err

@@ -95,6 +95,7 @@ type Activator struct {
 	Specialisation string // of the system, "" for none
 	NoRollback     bool   // leave a system that does not hold as it is
 	Wait           bool   // for another deployment of the host to end
+	Keep           string // which generations, as nix-env --delete-generations has it: "+5", "30d"; "" for all
 	By             string // who deploys, for others to know
 
 	// Patience is how long a host that cannot be reached is tried again before its

@@ -62,7 +62,7 @@ folder() {
 
 # ask KEY=VALUE...: what is asked for.
 ask() {
-	action='' system='' root='' special='' by='' switch=300 confirm=60 settle=10 ignore='' rollback=1 reboot='' to=''
+	action='' system='' root='' special='' by='' switch=300 confirm=60 settle=10 ignore='' rollback=1 reboot='' to='' keep=''
 	while [ $# -gt 0 ]; do
 		case $1 in
 		action=*) action=${1#*=} ;;
@@ -77,6 +77,7 @@ ask() {
 		rollback=*) rollback=${1#*=} ;;
 		reboot=*) reboot=${1#*=} ;;
 		to=*) to=${1#*=} ;;
+		keep=*) keep=${1#*=} ;;
 		esac
 		shift
 	done
@@ -607,6 +608,7 @@ commit() {
 	fi
 	if [ "$code" = 0 ]; then
 		recorded "$system"
+		prune
 		step 'done'
 		return
 	fi
@@ -617,6 +619,15 @@ commit() {
 		finish
 	}
 	rollback "set the boot default: $why"
+}
+
+# prune: delete generations that nobody wants kept any more, and have the boot
+# loader forget them. It is no failure when they stay.
+prune() {
+	[ -n "$keep" ] || return 0
+	generations_before=$(generations)
+	limited "$switch" nix-env -p $profile --delete-generations "$keep"
+	[ "$(generations)" = "$generations_before" ] || limited "$switch" "$system/bin/switch-to-configuration" boot
 }
 
 # set_profile: set the profile, to the generation that is asked for or to one of the system.
@@ -737,8 +748,16 @@ finish() {
 	if kept; then release; fi
 	rm -f "$roots/$id-new" "$roots/$id-old" "$dir/reserve"
 	rm -rf "$live"
+	forget
 	step end
 	exit 0
+}
+
+# forget: all but the last hundred deployments. Their names begin with the time.
+forget() {
+	find $state/deployments -mindepth 1 -maxdepth 1 -type d | sort | head -n -100 | while IFS= read -r past; do
+		[ "$past" = "$dir" ] || rm -rf "$past"
+	done
 }
 
 # release: remove the root that nx-copy left, and those that nobody came for

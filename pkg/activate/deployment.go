@@ -126,6 +126,9 @@ func (d *deployment) run(ctx context.Context, conn Conn) (Activation, error) {
 	for {
 		words := slices.Concat([]string{"start", d.id, "action=" + string(d.action), "system=" + string(d.path), "root=" + d.path.StagedRoot(),
 			"special=" + d.a.Specialisation, "by=" + record.OneLine(d.a.By), "reboot=" + string(d.a.Reboot)}, d.with.words())
+		if d.a.Keep != "" {
+			words = append(words, "keep="+d.a.Keep)
+		}
 		if d.generation > 0 {
 			words = append(words, fmt.Sprintf("to=%d", d.generation))
 		}

@@ -109,3 +109,23 @@ func runRollBack(t testing.TB, a *activate.Activator, s *stand, to int) rolledBa
 	}
 	return got
 }
+
+// Old generations go when they are not wanted any more, old deployments by themselves.
+func TestKeep(t *testing.T) {
+	s := newStand(t)
+	reset(t, s.h, s.old)
+	exec(t, s.h, "mkdir -p /var/lib/nx/deployments; cd /var/lib/nx/deployments; for i in $(seq 100 250); do mkdir 20000101-000$i; done")
+	a := activate.Activator{Action: activate.Switch, Keep: "+2", Dial: dial}
+	for _, name := range []string{"first", "second", "third"} {
+		if r := runWith(t, &a, s.record(t, s.system(name, nil), 10)); r.Failed() {
+			t.Fatal(r.Message())
+		}
+	}
+	got := look(t, s.h, s.old)
+	if got.generations != 2 || got.boot != "third" || !strings.HasSuffix(got.calls, "test third,boot third,boot third") {
+		t.Errorf("state %+v", got)
+	}
+	if got := strings.TrimSpace(exec(t, s.h, "ls /var/lib/nx/deployments | wc -l")); got != "100" {
+		t.Errorf("%s deployments", got)
+	}
+}
