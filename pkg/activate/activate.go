@@ -142,18 +142,43 @@ func (a *Activator) activate(ctx context.Context, log *slog.Logger, r *record.Re
 		// The host does not stop for us; who stops listening does not know how it ended.
 		ctx = context.WithoutCancel(ctx)
 	}
-	if len(d.before) > 0 && a.Action != DryActivate {
-		if bad := d.check(ctx, conn, d.before); bad != "" {
-			return Activation{Result: Failed, Checks: d.checks}, &failure{verb: verb(a.Action, path), cause: bad + "; nothing was changed"}
+	// What is asked and done before is for hosts that are to be changed.
+	if len(d.before)+len(d.hooks["before"]) > 0 && a.Action != DryActivate {
+		settled, err := d.settled(ctx, conn)
+		if err != nil {
+			return Activation{}, err
 		}
-		d.checks = nil
+		if !settled {
+			if bad := d.check(ctx, conn, d.before); bad != "" {
+				return Activation{Result: Failed, Checks: d.checks}, &failure{verb: verb(a.Action, path), cause: bad + "; nothing was changed"}
+			}
+			d.checks = nil
+			if err := d.runHooks(ctx, "before", d.hooks["before"], ""); err != nil {
+				return Activation{Result: Failed}, &failure{verb: verb(a.Action, path), cause: err.Error() + "; nothing was changed", err: err}
+			}
+		}
 	}
 	got, err := d.run(ctx, conn)
 	if err == nil && got.Rebooted {
 		err = d.afresh(ctx)
 	}
 	got.Checks = d.checks
-	return got, err
+	return got, d.afterwards(ctx, got, err)
+}
+
+// afterwards runs the hooks that belong to a result, and returns the activation's
+// error, or that of a hook of an activation that had none.
+func (d *deployment) afterwards(ctx context.Context, got Activation, err error) error {
+	when := map[Result]string{Activated: "after", RolledBack: "onRollback"}[got.Result]
+	herr := d.runHooks(ctx, when, d.hooks[when], got.Result)
+	switch {
+	case herr == nil:
+		return err
+	case err == nil:
+		return &failure{verb: verb(d.action, d.path), cause: herr.Error() + "; the host runs the new system", err: herr}
+	}
+	d.log.Warn(herr.Error())
+	return err
 }
 
 // back has a host that was activated go back to what it ran, and returns why and how

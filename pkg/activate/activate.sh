@@ -3,6 +3,7 @@
 # and go back when it does not hold. It runs on the host, as root; README.md
 # beside it says what is done in which order, and why.
 #
+#	peek KEY=VALUE…             tell whether there is anything to do
 #	start ID KEY=VALUE…         look, begin a deployment, follow it
 #	attach ID LINES LOG         follow it, from these lines of its journal and its log
 #	                            on; ID "last" is the last one of this host
@@ -133,6 +134,12 @@ start() {
 	fi
 	launch && ready || return 1
 	follow 1 1
+}
+
+peek() {
+	ask "$@"
+	look && settled && say unchanged
+	return 0
 }
 
 # write KEY=VALUE...: what the supervisor starts from.

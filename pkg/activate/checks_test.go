@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -94,4 +96,58 @@ func TestChecks(t *testing.T) {
 			t.Errorf("error %q", r.Message())
 		}
 	})
+}
+
+// Commands before and after an activation run here and on the host, in their order,
+// and only around one.
+func TestHooks(t *testing.T) {
+	s := newStand(t)
+	notes := filepath.Join(t.TempDir(), "notes")
+	here := func(word string) string {
+		return `{"cmd":["sh","-c","echo ` + word + ` $NX_HOST $NX_RESULT >> ` + notes + `"]}`
+	}
+	const there = `{"cmd":["sh","-c","readlink -f /run/current-system | sed s,.*-,, >> /var/log/hooks"],"on":"host"}`
+	for _, tt := range []struct {
+		name, hooks string
+		files       map[string]string
+		result, err string
+		here, there string // what they noted
+	}{
+		{name: "activated", hooks: `"before":[` + here("drain") + `,` + there + `],"after":["db",` + there + `,` + here("undrain") + `]`,
+			result: "activated", here: "drain h1,undrain h1 activated", there: "old,new"},
+		{name: "unchanged", hooks: `"before":[` + here("drain") + `],"after":[` + here("undrain") + `]`, result: "unchanged"},
+		{name: "rolled back", hooks: `"before":[` + here("drain") + `],"after":[` + here("undrain") + `],"onRollback":[` + here("undo") + `]`,
+			files: map[string]string{"test": "2"}, result: "rolled-back", err: "its activation script failed", here: "drain h1,undo h1 rolled-back"},
+		{name: "before fails", hooks: `"before":[{"cmd":["false"]},` + here("drain") + `]`, result: "failed", err: `run "false" before: exit status 1; nothing was changed`},
+		{name: "before hangs", hooks: `"before":[{"cmd":["sleep","1000"],"timeout":0.2}]`, result: "failed", err: `run "sleep 1000" before: no end within 200ms; nothing was changed`},
+		{name: "after fails", hooks: `"after":[{"cmd":["false"],"on":"host"}]`, result: "activated", err: `run "false" after: exit status 1; the host runs the new system`},
+		{name: "nowhere", hooks: `"after":[{"cmd":["false"],"on":"moon"}]`, result: "failed", err: `on is "moon", neither host nor deployer`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s.t = t
+			path := s.old
+			if reset(t, s.h, s.old); tt.result != "unchanged" {
+				path = s.system("new", tt.files)
+			}
+			exec(t, s.h, "rm -f /var/log/hooks")
+			os.Remove(notes)
+			r := s.record(t, path, 5)
+			check(t, r.Set("deployment", json.RawMessage(`{"activation":{"confirmTimeout":5,`+tt.hooks+`}}`)))
+			r = runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, r)
+			if got := r.Get("activation").Get("result").Str; got != tt.result || !strings.Contains(r.Message(), tt.err) || (tt.err == "") == r.Failed() {
+				t.Errorf("%s", r.Bytes())
+			}
+			b, _ := os.ReadFile(notes)
+			lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+			for i := range lines {
+				lines[i] = strings.TrimSpace(lines[i])
+			}
+			if got := strings.Join(lines, ","); got != tt.here {
+				t.Errorf("noted here %q, want %q", got, tt.here)
+			}
+			if got := strings.TrimSpace(exec(t, s.h, "paste -sd, /var/log/hooks 2> /dev/null || :")); got != tt.there {
+				t.Errorf("noted there %q, want %q", got, tt.there)
+			}
+		})
+	}
 }

@@ -37,11 +37,13 @@ type deployment struct {
 	a          *Activator
 	log        *slog.Logger
 	id         string
+	name       string // of the host, for hooks
 	to         target.Target
 	local      func() Conn // when it is this machine
 	with       settings
-	before     []check // must hold before anything is changed
-	health     []check // must hold of the new system
+	before     []check           // must hold before anything is changed
+	hooks      map[string][]hook // by when they run
+	health     []check           // must hold of the new system
 	action     Action
 	path       store.Path
 	generation int // of the profile to go back to; 0 for a new one of path
@@ -80,6 +82,12 @@ func (a *Activator) deployment(log *slog.Logger, r *record.Record, id string) (*
 	}
 	if d.health, err = checksOf(r, "healthChecks", t.Host); err != nil {
 		return nil, err
+	}
+	d.name, d.hooks = r.Name(), map[string][]hook{}
+	for _, when := range []string{"before", "after", "onRollback"} {
+		if d.hooks[when], err = hooksOf(r, when); err != nil {
+			return nil, err
+		}
 	}
 	return d, nil
 }
@@ -124,8 +132,8 @@ func (d *deployment) run(ctx context.Context, conn Conn) (Activation, error) {
 	d.begin(ctx)
 	defer d.end()
 	for {
-		words := slices.Concat([]string{"start", d.id, "action=" + string(d.action), "system=" + string(d.path), "root=" + d.path.StagedRoot(),
-			"special=" + d.a.Specialisation, "by=" + record.OneLine(d.a.By), "reboot=" + string(d.a.Reboot)}, d.with.words())
+		words := slices.Concat([]string{"start", d.id}, d.what(), []string{
+			"by=" + record.OneLine(d.a.By), "reboot=" + string(d.a.Reboot)}, d.with.words())
 		if d.a.Keep != "" {
 			words = append(words, "keep="+d.a.Keep)
 		}
@@ -153,6 +161,18 @@ func (d *deployment) run(ctx context.Context, conn Conn) (Activation, error) {
 		}
 		return d.follow(ctx, err)
 	}
+}
+
+// what is to be activated, in the script's words.
+func (d *deployment) what() []string {
+	return []string{"action=" + string(d.action), "system=" + string(d.path), "root=" + d.path.StagedRoot(), "special=" + d.a.Specialisation}
+}
+
+// settled tells whether the host has nothing to do, as far as can be seen now.
+func (d *deployment) settled(ctx context.Context, conn Conn) (bool, error) {
+	defer d.forget(d.id)
+	_, err := d.hear(ctx, conn, append([]string{"peek"}, d.what()...)...)
+	return d.facts.has("unchanged"), err
 }
 
 // queue looks at who is in work on the host. The same system, of a deployer that

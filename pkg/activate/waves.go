@@ -126,7 +126,9 @@ func (w *Waves) Run(ctx context.Context, in iter.Seq2[*record.Record, error], em
 // after are the hosts that must be through before r is touched.
 func after(r *record.Record) (names []string) {
 	r.Get("deployment").Get("activation.after").ForEach(func(_, name gjson.Result) bool {
-		names = append(names, name.String())
+		if name.Type == gjson.String { // the others are hooks
+			names = append(names, name.Str)
+		}
 		return true
 	})
 	return names

@@ -31,6 +31,11 @@ let
       insecureSSL = optionWith false types.bool "Whether any certificate will do.";
     }) "Requests of the deploying machine that must succeed.";
   };
+  hook = set {
+    cmd = mkOption { type = words; description = "The command."; };
+    on = optionWith "deployer" (types.enum [ "deployer" "host" ]) "Where it runs.";
+    timeout = optionWith 60 types.int "Seconds that it may take.";
+  };
 in
 {
   healthChecks = optionWith { } checks "What must hold of a new system before it is kept.";
@@ -41,6 +46,9 @@ in
     settleTime = maybe types.int "Seconds after which no unit may have failed.";
     ignoreFailedUnits = maybe (types.either types.bool words) "Units that may fail, or true for all.";
     rollback = maybe types.bool "Whether the machine goes back when the new system does not hold.";
-    after = maybe words "Machines that must be through before this one is touched.";
+    before = maybe (types.listOf hook) "Commands that run before the machine is changed, and stop it when they fail.";
+    after = maybe (types.listOf (types.either types.str hook))
+      "Machines that must be through before this one is touched, and commands that run once it is activated.";
+    onRollback = maybe (types.listOf hook) "Commands that run once the machine has gone back.";
   }) "How the machine is activated.";
 }
