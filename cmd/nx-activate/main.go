@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/user"
 	"regexp"
+	"strings"
 
 	"nx/pkg/activate"
 	"nx/pkg/cli"
@@ -23,6 +24,9 @@ import (
 
 type commands struct {
 	cli.Shared
+
+	AskSudoPassword  bool   `help:"Ask once, at the terminal, for the password of target.sudo."`
+	SudoPasswordFile string `placeholder:"FILE" help:"Read that password from FILE, its first line."`
 
 	Switch      switchTo    `cmd:"" help:"Run each host's system, now and after a boot; go back where it does not hold."`
 	Boot        boot        `cmd:"" help:"Run each host's system after its next boot."`
@@ -136,45 +140,54 @@ type (
 )
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *switchTo) Run(ctx context.Context, p *cli.Process) error {
+func (c *switchTo) Run(ctx context.Context, p *cli.Process, flags *commands) error {
 	reboot, err := c.choice()
 	if err != nil {
 		return err
 	}
-	return c.run(ctx, p, activate.Activator{Action: activate.Switch, NoRollback: c.NoRollback,
+	return c.run(ctx, p, flags, activate.Activator{Action: activate.Switch, NoRollback: c.NoRollback,
 		Specialisation: c.Specialisation, Reboot: reboot}, c.Files.Files)
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *boot) Run(ctx context.Context, p *cli.Process) error {
+func (c *boot) Run(ctx context.Context, p *cli.Process, flags *commands) error {
 	reboot, err := c.choice()
 	if err != nil {
 		return err
 	}
-	return c.run(ctx, p, activate.Activator{Action: activate.Boot, Reboot: reboot}, c.Files.Files)
+	return c.run(ctx, p, flags, activate.Activator{Action: activate.Boot, Reboot: reboot}, c.Files.Files)
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *test) Run(ctx context.Context, p *cli.Process) error {
-	return c.run(ctx, p, activate.Activator{Action: activate.Test, NoRollback: c.NoRollback,
+func (c *test) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	return c.run(ctx, p, flags, activate.Activator{Action: activate.Test, NoRollback: c.NoRollback,
 		Specialisation: c.Specialisation}, c.Files.Files)
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *dryActivate) Run(ctx context.Context, p *cli.Process) error {
-	a := plug(p, activate.Activator{Action: activate.DryActivate})
+func (c *dryActivate) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	a, err := flags.plug(p, activate.Activator{Action: activate.DryActivate})
+	if err != nil {
+		return err
+	}
 	return each(ctx, p, a.Host, c.Files.Files)
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *check) Run(ctx context.Context, p *cli.Process) error {
-	a := plug(p, activate.Activator{})
+func (c *check) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	a, err := flags.plug(p, activate.Activator{})
+	if err != nil {
+		return err
+	}
 	return each(ctx, p, a.Check, c.Files.Files)
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *attach) Run(ctx context.Context, p *cli.Process) error {
-	a := plug(p, activate.Activator{})
+func (c *attach) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	a, err := flags.plug(p, activate.Activator{})
+	if err != nil {
+		return err
+	}
 	return each(ctx, p, a.Attach, c.Files.Files)
 }
 
@@ -188,8 +201,11 @@ func each(ctx context.Context, p *cli.Process, f func(context.Context, *record.R
 }
 
 // run activates hosts in waves.
-func (c *deploys) run(ctx context.Context, p *cli.Process, a activate.Activator, files []string) error {
-	a = plug(p, a)
+func (c *deploys) run(ctx context.Context, p *cli.Process, flags *commands, a activate.Activator, files []string) error {
+	a, err := flags.plug(p, a)
+	if err != nil {
+		return err
+	}
 	a.Wait = c.Wait
 	if c.Keep != "" {
 		number := regexp.MustCompile(`^([1-9][0-9]{0,5})(d?)$`).FindStringSubmatch(c.Keep)
@@ -214,12 +230,26 @@ func (c *deploys) run(ctx context.Context, p *cli.Process, a activate.Activator,
 }
 
 // plug gives the stage its connections.
-func plug(p *cli.Process, a activate.Activator) activate.Activator {
+func (c *commands) plug(p *cli.Process, a activate.Activator) (activate.Activator, error) {
+	switch {
+	case c.SudoPasswordFile != "":
+		b, err := os.ReadFile(c.SudoPasswordFile)
+		if err != nil {
+			return a, fmt.Errorf("read password of sudo: %w", err)
+		}
+		a.SudoPassword, _, _ = strings.Cut(string(b), "\n")
+	case c.AskSudoPassword:
+		var err error
+		if a.SudoPassword, err = p.Password("password of sudo on the hosts", "--sudo-password-file FILE"); err != nil {
+			return a, err
+		}
+	}
+
 	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
 	a.Dial = func(ctx context.Context, t target.Target) (activate.Conn, error) { return dialer.Dial(ctx, t) }
 	a.Local = func() activate.Conn { return local{} }
 	a.By, a.Log = whoami(), p.Log
-	return a
+	return a, nil
 }
 
 // whoami names who deploys to those who find a deployment in work.

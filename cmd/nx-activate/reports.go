@@ -51,7 +51,10 @@ func (c *report) run(ctx context.Context, p *cli.Process, output string, files [
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *status) Run(ctx context.Context, p *cli.Process, flags *commands) error {
-	a := plug(p, activate.Activator{})
+	a, err := flags.plug(p, activate.Activator{})
+	if err != nil {
+		return err
+	}
 	return c.run(ctx, p, flags.Output, c.Files.Files, a.Status, func(w io.Writer, r *record.Record) {
 		if r == nil {
 			fmt.Fprintln(w, "NAME\tUP TO DATE\tRUNS\tBOOTS\tGENERATION\tFAILED UNITS\tLAST DEPLOYMENT")
@@ -78,7 +81,10 @@ func (c *status) Run(ctx context.Context, p *cli.Process, flags *commands) error
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *generations) Run(ctx context.Context, p *cli.Process, flags *commands) error {
-	a := plug(p, activate.Activator{})
+	a, err := flags.plug(p, activate.Activator{})
+	if err != nil {
+		return err
+	}
 	return c.run(ctx, p, flags.Output, c.Files.Files, a.Generations, func(w io.Writer, r *record.Record) {
 		if r == nil {
 			fmt.Fprintln(w, "NAME\tGENERATION\tCURRENT\tMADE\tSYSTEM")
@@ -93,7 +99,10 @@ func (c *generations) Run(ctx context.Context, p *cli.Process, flags *commands) 
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *diff) Run(ctx context.Context, p *cli.Process, flags *commands) error {
-	a := plug(p, activate.Activator{})
+	a, err := flags.plug(p, activate.Activator{})
+	if err != nil {
+		return err
+	}
 	row := func(w io.Writer, cells ...string) {
 		if c.Markdown {
 			fmt.Fprintf(w, "| %s |\n", strings.Join(cells, " | "))
@@ -130,8 +139,11 @@ func versions(list gjson.Result) string {
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *logs) Run(ctx context.Context, p *cli.Process) error {
-	a := plug(p, activate.Activator{})
+func (c *logs) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	a, err := flags.plug(p, activate.Activator{})
+	if err != nil {
+		return err
+	}
 	s, err := p.Stream(record.Activate, c.Files.Files)
 	if err != nil {
 		return err
@@ -141,11 +153,14 @@ func (c *logs) Run(ctx context.Context, p *cli.Process) error {
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *rollback) Run(ctx context.Context, p *cli.Process) error {
+func (c *rollback) Run(ctx context.Context, p *cli.Process, flags *commands) error {
 	if c.To < 0 {
 		return &cli.UsageError{Err: fmt.Errorf("--to=%d: it is no generation", c.To)}
 	}
-	a := plug(p, activate.Activator{Action: activate.Rollback, NoRollback: c.NoRollback, Wait: c.Wait})
+	a, err := flags.plug(p, activate.Activator{Action: activate.Rollback, NoRollback: c.NoRollback, Wait: c.Wait})
+	if err != nil {
+		return err
+	}
 	return each(ctx, p, a.RollBack(c.To), c.Files.Files)
 }
 

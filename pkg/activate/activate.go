@@ -102,6 +102,10 @@ type Activator struct {
 	// result is unknown. 0 is as long as it takes to decide by itself and to reboot.
 	Patience time.Duration
 
+	// SudoPassword is told to target.sudo, when that is sudo(8), on its stdin; "" is for
+	// hosts whose sudo asks for none.
+	SudoPassword string
+
 	Log *slog.Logger // nil discards
 }
 
@@ -287,5 +291,7 @@ func newID(now time.Time) string {
 var script string
 
 // start hands the script over: on stdin, so that it is no argument that sudo
-// logs, and whole before any of it runs. It finds its text in the variable nx.
-const start = `nx=$(cat) && eval "$nx"`
+// logs, and whole before any of it runs. It finds its text in the variable nx. A
+// first line that is not its own is a password that sudo did not ask for.
+const start = `nx=$(cat) && case $nx in '#!/bin/sh'*) ;; *) nx=${nx#*"
+"} ;; esac && eval "$nx"`

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	_ "embed"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -562,6 +563,32 @@ chmod 440 /etc/sudoers`)
 	want := state{running: "new", profile: "new", boot: "new", generations: 2, calls: "test new,boot new"}
 	if got := look(t, h, path); got != want {
 		t.Errorf("state\n got %+v\nwant %+v", got, want)
+	}
+
+	// With a password, whether sudo asks for it or not, for checks too.
+	exec(t, h, `set -e
+echo 'auth required pam_unix.so
+account required pam_permit.so
+session required pam_permit.so' > /etc/pam.d/sudo
+sed -i "s,^bob:[^:]*,bob:$(openssl passwd -6 '#!x y'),; s,^root:[^:]*,root:*," /etc/shadow`)
+	for _, rule := range []string{"ALL", "NOPASSWD: ALL"} {
+		exec(t, h, "sed -i 's/^bob .*/bob ALL=(ALL) "+rule+"/' /etc/sudoers; rm -rf /run/sudo")
+		reset(t, h, path)
+		r := hostRecord(t, h, addSystem(t, h, "new2", map[string]string{"id": rule}))
+		check(t, r.Merge("target", record.Member{Key: "user", Value: "bob"}, record.Member{Key: "sudo", Value: []string{"sudo", "-H", "--"}}))
+		check(t, r.Set("deployment", json.RawMessage(`{"healthChecks":{"cmd":[{"cmd":["sh","-c","test $(id -u) = 0 && ! read -r x"],"retries":0}]}}`)))
+		if r := runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial, SudoPassword: "#!x y"}, r); r.Failed() {
+			t.Errorf("%s: %s", rule, r.Bytes())
+		}
+		if got := exec(t, h, "grep -r '#!x' /var/lib/nx /run/nx || :"); got != "" {
+			t.Errorf("%s: the password is in %s", rule, got)
+		}
+	}
+	exec(t, h, "sed -i 's/^bob .*/bob ALL=(ALL) ALL/' /etc/sudoers; rm -rf /run/sudo")
+	r = hostRecord(t, h, addSystem(t, h, "new3", nil))
+	check(t, r.Merge("target", record.Member{Key: "user", Value: "bob"}, record.Member{Key: "sudo", Value: []string{"sudo", "-H", "--"}}))
+	if r := runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial, SudoPassword: "wrong"}, r); !strings.Contains(r.Message(), "exit status 1: sudo: ") {
+		t.Errorf("a wrong password: %s", r.Bytes())
 	}
 }
 

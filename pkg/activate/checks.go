@@ -126,18 +126,21 @@ func parseCheck(kind, host string, v gjson.Result) (check, error) {
 	return c, nil
 }
 
+// An asRoot is a command as root on a host, and what it is told first on its stdin.
+type asRoot = func(argv ...string) (as []string, password string)
+
 // try does it once; conn is to the host.
-func (c *check) try(ctx context.Context, conn Conn, to target.Target) error {
+func (c *check) try(ctx context.Context, conn Conn, as asRoot) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("no answer within %v", c.timeout))
 	defer cancel()
-	err := c.once(ctx, conn, to)
+	err := c.once(ctx, conn, as)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	return err
 }
 
-func (c *check) once(ctx context.Context, conn Conn, to target.Target) error {
+func (c *check) once(ctx context.Context, conn Conn, as asRoot) error {
 	switch c.kind {
 	case "http":
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url, nil)
@@ -171,12 +174,14 @@ func (c *check) once(ctx context.Context, conn Conn, to target.Target) error {
 	if c.kind == "unit" {
 		argv = []string{"systemctl", "is-active", "--", c.unit}
 	}
-	line, err := target.Quote(to.As(argv...)...)
+	// its stdin is empty, whatever sudo has left of ours
+	argv, password := as(append([]string{"/bin/sh", "-c", `PATH=/run/wrappers/bin:/run/current-system/sw/bin:$PATH; export PATH; exec "$@" < /dev/null`, "nx-activate"}, argv...)...)
+	line, err := target.Quote(argv...)
 	if err != nil {
 		return err
 	}
 	said := &output{log: slog.New(slog.DiscardHandler)}
-	status, err := conn.Run(ctx, "PATH=/run/wrappers/bin:/run/current-system/sw/bin:$PATH; export PATH; exec "+line, nil, said, said)
+	status, err := conn.Run(ctx, "exec "+line, strings.NewReader(password), said, said)
 	said.end(true)
 	if err == nil && status != 0 {
 		err = fmt.Errorf("exit status %d%s", status, because(said.last()))
@@ -185,14 +190,14 @@ func (c *check) once(ctx context.Context, conn Conn, to target.Target) error {
 }
 
 // runChecks runs all of checks, at once, until each holds or cannot any more.
-func runChecks(ctx context.Context, log *slog.Logger, checks []check, conn Conn, to target.Target) []Check {
+func runChecks(ctx context.Context, log *slog.Logger, checks []check, conn Conn, as asRoot) []Check {
 	results := make([]Check, len(checks))
 	var all sync.WaitGroup
 	for i, c := range checks {
 		all.Go(func() {
 			results[i] = Check{Kind: c.kind, Description: c.description}
 			for tries := 0; ; tries++ {
-				err := c.try(ctx, conn, to)
+				err := c.try(ctx, conn, as)
 				if err == nil {
 					results[i].Passed, results[i].Error = true, ""
 					log.Debug("check passed", "check", c.description)

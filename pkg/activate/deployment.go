@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -111,11 +112,22 @@ func (d *deployment) connect(ctx context.Context) (Conn, error) {
 
 // call runs a verb of the script on the host.
 func (d *deployment) call(ctx context.Context, conn Conn, stdout, stderr interface{ Write([]byte) (int, error) }, words ...string) (int, error) {
-	line, err := target.Quote(d.to.As(slices.Concat([]string{"/bin/sh", "-c", start, "nx-activate"}, words)...)...)
+	argv, password := d.as(slices.Concat([]string{"/bin/sh", "-c", start, "nx-activate"}, words)...)
+	line, err := target.Quote(argv...)
 	if err != nil {
 		return 0, err
 	}
-	return conn.Run(ctx, "exec "+line, strings.NewReader(script), stdout, stderr)
+	return conn.Run(ctx, "exec "+line, strings.NewReader(password+script), stdout, stderr)
+}
+
+// as is argv as root on the host, and what is to be said first on its stdin.
+func (d *deployment) as(argv ...string) (as []string, password string) {
+	as = d.to.As(argv...)
+	if len(as) == len(argv) || d.a.SudoPassword == "" || path.Base(as[0]) != "sudo" {
+		return as, ""
+	}
+	// sudo(8): read it from stdin, and print no prompt
+	return slices.Concat(as[:1], []string{"-S", "-p", ""}, as[1:]), d.a.SudoPassword + "\n"
 }
 
 // hear runs a verb that says facts.
@@ -456,7 +468,7 @@ func (d *deployment) check(ctx context.Context, conn Conn, checks []check) (bad 
 	}
 	ctx, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
-	results := runChecks(ctx, d.log, checks, conn, d.to)
+	results := runChecks(ctx, d.log, checks, conn, d.as)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.checks = results

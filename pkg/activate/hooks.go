@@ -71,7 +71,7 @@ func (d *deployment) runHook(ctx context.Context, h hook, result Result) error {
 			return err
 		}
 		defer conn.Close()
-		return h.cmd.try(ctx, conn, d.to)
+		return h.cmd.try(ctx, conn, d.as)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, h.timeout, fmt.Errorf("no end within %v", h.timeout))
 	defer cancel()

@@ -270,6 +270,23 @@ func (p *Process) Confirm(question, instead string) error {
 	return nil
 }
 
+// Password asks the user at the terminal for a secret, which is not shown. Where there
+// is no terminal it is a usage error: instead is the flag that answers.
+func (p *Process) Password(question, instead string) (string, error) {
+	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+	if err != nil {
+		return "", &UsageError{fmt.Errorf("ask for the %s: there is no terminal", question), "say " + instead}
+	}
+	defer tty.Close()
+	fmt.Fprintf(tty, "%s: %s: ", p.Tool, question)
+	b, err := term.ReadPassword(int(tty.Fd()))
+	fmt.Fprintln(tty)
+	if err != nil {
+		return "", fmt.Errorf("ask at the terminal: %w", err)
+	}
+	return string(b), nil
+}
+
 // usage prints what is wrong with the command line. Nothing was done.
 func (p *Process) usage(err error) int {
 	hint := fmt.Sprintf("run %s --help", p.Tool)
