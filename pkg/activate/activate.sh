@@ -97,6 +97,8 @@ asked() {
 # told WORD: its value in the journal, where it stands first; last WORD, where last.
 told() { sed -n "s/^$1 //p" "$dir/journal" | head -n 1; }
 last() { sed -n "s/^$1 //p" "$dir/journal" | tail -n 1; }
+# noticed: how many lines the journal has.
+noticed() { { [ ! -e "$dir/journal" ] || cat "$dir/journal"; } | wc -l; }
 noted() { grep -q "^$1\( \|\$\)" "$dir/journal" 2> /dev/null; }
 
 # ---- over a connection
@@ -132,7 +134,7 @@ start() {
 		say unready
 		return
 	fi
-	launch && ready || return 1
+	launch && ready 0 || return 1
 	follow 1 1
 }
 
@@ -236,10 +238,11 @@ launch() {
 	fi
 }
 
-# ready: wait until the supervisor holds its lock, or is through already.
+# ready LINES: wait until the supervisor holds its lock, or has written more than
+# these lines of the journal: it may be through already, or killed.
 ready() {
 	until=$(($(uptime) + 30))
-	until held "$dir/alive" || noted end; do
+	until held "$dir/alive" || [ "$(noticed)" -gt "$1" ]; do
 		[ "$(uptime)" -lt $until ] || return
 		sleep 0.05
 	done
@@ -275,7 +278,8 @@ attach() {
 	fi
 	asked
 	if ! noted end && ! held "$dir/alive"; then
-		launch && ready # its supervisor died, or the host rebooted
+		lines=$(noticed)
+		launch && ready "$lines" # its supervisor died, or the host rebooted
 	fi
 	[ "$1" != last ] || {
 		say "action $action"
