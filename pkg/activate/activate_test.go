@@ -71,12 +71,14 @@ func hostRecord(t testing.TB, h *testhost.Host, path store.Path) *record.Record 
 	to := h.Target()
 	check(t, r.Set("target", map[string]any{"host": to.Host, "user": to.User, "hostKeys": to.HostKeys, "identityFile": to.IdentityFile}))
 	check(t, r.Set("storePath", path))
-	check(t, r.Set("deployment", map[string]any{"activation": map[string]any{"confirmTimeout": 20, "settleTime": 1, "switchTimeout": 60}}))
+	check(t, r.Set("deployment", map[string]any{"activation": map[string]any{"confirmTimeout": 60, "settleTime": 1, "switchTimeout": 60}}))
 	return r
 }
 
+// dial waits for a host however slow this machine is. One that lost its power refuses
+// what the old connection sends as soon as it is up again.
 func dial(ctx context.Context, to target.Target) (activate.Conn, error) {
-	d := remote.Dialer{Config: os.DevNull, Timeout: 3 * time.Second, AliveInterval: time.Second, AliveCount: 2}
+	d := remote.Dialer{Config: os.DevNull, Timeout: 2 * time.Minute, AliveInterval: time.Second, AliveCount: 120}
 	c, err := d.Dial(ctx, to)
 	if err != nil {
 		return nil, err
@@ -153,6 +155,7 @@ func startHost(t testing.TB) *testhost.Host {
 
 // Every exit status of every action leaves the host as the record says.
 func TestActions(t *testing.T) {
+	t.Parallel()
 	t.Run("Nix", func(t *testing.T) { testActions(t, startHost(t)) })
 	t.Run("newer Nix", func(t *testing.T) {
 		testhost.Need(t, "root", "nix-new")
@@ -263,6 +266,7 @@ func testActions(t *testing.T, h *testhost.Host) {
 
 // A host that has never had a system gets its first, or goes back to none.
 func TestFirstSystem(t *testing.T) {
+	t.Parallel()
 	h := startHost(t)
 	for _, tt := range []struct {
 		name  string
@@ -293,6 +297,7 @@ func TestFirstSystem(t *testing.T) {
 
 // A boot is needed for what only a boot can change, where something was booted.
 func TestRebootNeeded(t *testing.T) {
+	t.Parallel()
 	h := startHost(t)
 	// As in NixOS, a system has links to its kernel and initrd.
 	exec(t, h, "mkdir /var/k1 /var/k2; touch /var/k1/kernel /var/k2/kernel")
@@ -322,6 +327,7 @@ func TestRebootNeeded(t *testing.T) {
 
 // What is as it should be is left alone; what only looks like it is not.
 func TestUnchanged(t *testing.T) {
+	t.Parallel()
 	h := startHost(t)
 	old, path := addSystem(t, h, "old", nil), addSystem(t, h, "new", nil)
 	const all = "switch boot test dry-activate"
@@ -376,6 +382,7 @@ func TestUnchanged(t *testing.T) {
 
 // dry-activate changes nothing at all on the host.
 func TestDryActivateChangesNothing(t *testing.T) {
+	t.Parallel()
 	h := startHost(t)
 	reset(t, h, addSystem(t, h, "old", nil))
 	path := addSystem(t, h, "new", map[string]string{"say": "would restart the following units: a.service"})
@@ -443,6 +450,7 @@ func (f at) Handle(_ context.Context, r slog.Record) error {
 
 // A deployer that is told to stop follows the host to its end.
 func TestCanceled(t *testing.T) {
+	t.Parallel()
 	h := startHost(t)
 	reset(t, h, addSystem(t, h, "old", nil))
 	path := addSystem(t, h, "new", map[string]string{"pause": ""})
@@ -460,6 +468,7 @@ func TestCanceled(t *testing.T) {
 }
 
 func TestRefused(t *testing.T) {
+	t.Parallel()
 	h := startHost(t)
 	old := addSystem(t, h, "old", nil)
 	reset(t, h, old)
@@ -520,6 +529,7 @@ func TestEndlessFacts(t *testing.T) {
 
 // Somebody else than root activates by sudo, and is told when it is not set.
 func TestSudo(t *testing.T) {
+	t.Parallel()
 	h := startHost(t)
 	if strings.TrimSpace(exec(t, h, "command -v sudo || :")) == "" {
 		t.Skip("SKIPPED: needs sudo")
@@ -595,6 +605,7 @@ sed -i "s,^bob:[^:]*,bob:$(openssl passwd -6 '#!x y'),; s,^root:[^:]*,root:*," /
 // What could not be noted for a later run is not begun: a boot default that a
 // power cut left in between would be taken for settled.
 func TestNotesThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	h := startHost(t)
 	old := addSystem(t, h, "old", nil)
 	path := addSystem(t, h, "new", nil)
@@ -623,6 +634,7 @@ func TestNotesThatCannotBeWritten(t *testing.T) {
 
 // Roots of systems that were copied and that nobody activated go after a day.
 func TestReleasesOldRoots(t *testing.T) {
+	t.Parallel()
 	h := startHost(t)
 	reset(t, h, addSystem(t, h, "old", nil))
 	path := addSystem(t, h, "new", nil)

@@ -18,6 +18,7 @@ import (
 
 // Checks are asked from here and on the host; what fails them is no system to stay on.
 func TestChecks(t *testing.T) {
+	t.Parallel()
 	s := newStand(t)
 	var asked atomic.Int32
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -65,8 +66,8 @@ func TestChecks(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			s.t = t
 			reset(t, s.h, s.old)
-			r := s.record(t, s.system("new", nil), 4)
-			check(t, r.Set("deployment", json.RawMessage(`{"activation":{"confirmTimeout":4},`+tt.deployment+`}`)))
+			r := s.record(t, s.system("new", nil), ample)
+			check(t, r.Set("deployment", json.RawMessage(`{"activation":{"confirmTimeout":8},`+tt.deployment+`}`)))
 			r = runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, r)
 			got := r.Get("activation")
 			if got.Get("result").String() != tt.result || !strings.Contains(r.Message(), tt.err) || (tt.err == "") == r.Failed() {
@@ -101,6 +102,7 @@ func TestChecks(t *testing.T) {
 // Commands before and after an activation run here and on the host, in their order,
 // and only around one.
 func TestHooks(t *testing.T) {
+	t.Parallel()
 	s := newStand(t)
 	notes := filepath.Join(t.TempDir(), "notes")
 	here := func(word string) string {
@@ -131,8 +133,8 @@ func TestHooks(t *testing.T) {
 			}
 			exec(t, s.h, "rm -f /var/log/hooks")
 			os.Remove(notes)
-			r := s.record(t, path, 5)
-			check(t, r.Set("deployment", json.RawMessage(`{"activation":{"confirmTimeout":5,`+tt.hooks+`}}`)))
+			r := s.record(t, path, ample)
+			check(t, r.Set("deployment", json.RawMessage(`{"activation":{"confirmTimeout":60,`+tt.hooks+`}}`)))
 			r = runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, r)
 			if got := r.Get("activation").Get("result").Str; got != tt.result || !strings.Contains(r.Message(), tt.err) || (tt.err == "") == r.Failed() {
 				t.Errorf("%s", r.Bytes())

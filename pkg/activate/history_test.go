@@ -11,17 +11,18 @@ import (
 
 // What a host did is told by the host, and undone under the same protocol.
 func TestHistory(t *testing.T) {
+	t.Parallel()
 	s := newStand(t)
 	reset(t, s.h, s.old)
 	a := activate.Activator{Action: activate.Switch, By: "anna@laptop", Dial: dial}
 	first := s.system("first", nil)
 	second := s.system("second", map[string]string{"say": "two units wait"})
 	bad := s.system("bad", map[string]string{"test": "2", "say": "\x1b[31mno"})
-	runWith(t, &a, s.record(t, first, 10))
-	runWith(t, &a, s.record(t, second, 10))
-	runWith(t, &a, s.record(t, bad, 10))
+	runWith(t, &a, s.record(t, first, ample))
+	runWith(t, &a, s.record(t, second, ample))
+	runWith(t, &a, s.record(t, bad, ample))
 
-	r := s.record(t, second, 10)
+	r := s.record(t, second, ample)
 	check(t, a.Status(context.Background(), r))
 	got := r.Get("status")
 	if got.Get("running").Str != string(second) || got.Get("default").Str != string(second) || got.Get("generation").Int() != 3 ||
@@ -36,7 +37,7 @@ func TestHistory(t *testing.T) {
 	if got, want := strings.Join(past, ", "), "first switch activated anna@laptop, second switch activated anna@laptop, bad switch rolled-back anna@laptop"; got != want {
 		t.Errorf("deployments\n got %s\nwant %s", got, want)
 	}
-	r = s.record(t, first, 10)
+	r = s.record(t, first, ample)
 	if check(t, a.Status(context.Background(), r)); r.Get("status").Get("upToDate").Bool() {
 		t.Error("another system is up to date")
 	}
@@ -77,16 +78,16 @@ func TestHistory(t *testing.T) {
 			t.Errorf("%s: %+v", tt.name, got)
 		}
 	}
-	r = s.record(t, second, 10)
+	r = s.record(t, second, ample)
 	check(t, a.Diff(context.Background(), r))
 	if got := r.Get("diff"); !strings.Contains(got.Raw, `{"packages":[{"name":"nixos-system-old","before":[""],"after":[],"size":-`) || got.Get("packages.#").Int() != 2 {
 		t.Errorf("diff %s", got.Raw)
 	}
-	r = s.record(t, "/nix/store/00000000000000000000000000000000-x", 10)
+	r = s.record(t, "/nix/store/00000000000000000000000000000000-x", ample)
 	if err := a.Diff(context.Background(), r); err == nil || !strings.Contains(err.Error(), "it is not on ") {
 		t.Errorf("diff to what is not there: %v", err)
 	}
-	r = s.record(t, first, 10)
+	r = s.record(t, first, ample)
 	check(t, a.Generations(context.Background(), r))
 	list := r.Get("generations").Array()
 	if len(list) != 3 || list[0].Get("system").Str != string(s.old) || !list[0].Get("current").Bool() || list[2].Get("system").Str != string(second) || list[2].Get("current").Bool() {
@@ -98,7 +99,7 @@ type rolledBack struct{ result, message string }
 
 func runRollBack(t testing.TB, a *activate.Activator, s *stand, to int) rolledBack {
 	t.Helper()
-	r := s.record(t, s.old, 10)
+	r := s.record(t, s.old, ample)
 	err := a.RollBack(to)(context.Background(), r)
 	got := rolledBack{result: r.Get("activation").Get("result").Str}
 	if err != nil {
@@ -112,12 +113,13 @@ func runRollBack(t testing.TB, a *activate.Activator, s *stand, to int) rolledBa
 
 // Old generations go when they are not wanted any more, old deployments by themselves.
 func TestKeep(t *testing.T) {
+	t.Parallel()
 	s := newStand(t)
 	reset(t, s.h, s.old)
 	exec(t, s.h, "mkdir -p /var/lib/nx/deployments; cd /var/lib/nx/deployments; for i in $(seq 100 250); do mkdir 20000101-000$i; done")
 	a := activate.Activator{Action: activate.Switch, Keep: "+2", Dial: dial}
 	for _, name := range []string{"first", "second", "third"} {
-		if r := runWith(t, &a, s.record(t, s.system(name, nil), 10)); r.Failed() {
+		if r := runWith(t, &a, s.record(t, s.system(name, nil), ample)); r.Failed() {
 			t.Fatal(r.Message())
 		}
 	}

@@ -27,6 +27,12 @@ var script string
 // TestMain sees to it that each step that the script announces was announced in a
 // test: in one of this package, or in one on a host with systemd.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	parallel := false
+	flag.Visit(func(f *flag.Flag) { parallel = parallel || f.Name == "test.parallel" })
+	if !parallel {
+		flag.Set("test.parallel", "8") // they wait for their hosts' clocks most of the time
+	}
 	status := m.Run()
 	missing, _ := testhost.Missing("root")
 	if some := flag.Lookup("test.run").Value.String() != "" || testing.Short(); status == 0 && !some && missing == nil {
@@ -74,12 +80,13 @@ func (c counted) Run(ctx context.Context, script string, stdin io.Reader, stdout
 // A host that is left alone costs one connection and two round trips on it; one that
 // is changed another connection, which is the proof of its life.
 func TestCost(t *testing.T) {
+	t.Parallel()
 	s := newStand(t)
 	reset(t, s.h, s.old)
 	path := s.system("new", nil)
 	for _, want := range []struct{ dials, runs int }{{2, 2}, {1, 1}} {
 		var got counter
-		if r := runWith(t, &activate.Activator{Action: activate.Switch, Dial: got.dial}, s.record(t, path, 10)); r.Failed() {
+		if r := runWith(t, &activate.Activator{Action: activate.Switch, Dial: got.dial}, s.record(t, path, ample)); r.Failed() {
 			t.Fatal(r.Message())
 		}
 		if got.dials != want.dials || got.runs != want.runs {
@@ -90,6 +97,7 @@ func TestCost(t *testing.T) {
 
 // A host can boot its new system at once: the record says what came up.
 func TestReboot(t *testing.T) {
+	t.Parallel()
 	s := newStand(t)
 	exec(t, s.h, "mkdir /var/k1 /var/k2; touch /var/k1/kernel /var/k2/kernel")
 	for _, tt := range []struct {
@@ -121,7 +129,7 @@ func TestReboot(t *testing.T) {
 				exec(t, s.h, "mkdir -p /run/bin; printf '#!/bin/sh\\nexit 1\\n' > /run/bin/reboot; chmod +x /run/bin/reboot; printf '#!/bin/sh\\nexit 0\\n' > /run/bin/sleep; chmod +x /run/bin/sleep;"+
 					"mount --bind /run/bin/reboot $(readlink -f /run/current-system)/sw/bin/reboot; mount --bind /run/bin/reboot /usr/sbin/reboot")
 			}
-			r := runWith(t, &activate.Activator{Action: tt.action, Reboot: tt.reboot, Dial: dial}, s.record(t, path, 10))
+			r := runWith(t, &activate.Activator{Action: tt.action, Reboot: tt.reboot, Dial: dial}, s.record(t, path, ample))
 			noteJournals(t, s.h)
 			if got, want := r.Get("activation").Raw, fmt.Sprintf(`%s,"previous":"%s"}`, tt.want, s.old); got != want || !strings.Contains(r.Message(), tt.err) {
 				t.Errorf("activation\n got %s: %s\nwant %s", got, r.Message(), want)
@@ -135,22 +143,23 @@ func TestReboot(t *testing.T) {
 
 // A specialisation of the system runs, and the system is the default.
 func TestSpecialisation(t *testing.T) {
+	t.Parallel()
 	s := newStand(t)
 	reset(t, s.h, s.old)
 	special := s.system("special", nil)
 	path := s.system("new", map[string]string{"specialisation/x@": string(special)})
 	a := activate.Activator{Action: activate.Switch, Specialisation: "x", Dial: dial}
-	if r := runWith(t, &a, s.record(t, path, 10)); r.Failed() {
+	if r := runWith(t, &a, s.record(t, path, ample)); r.Failed() {
 		t.Fatal(r.Message())
 	}
 	if got := look(t, s.h, path); got.running != "special" || got.profile != "new" || got.boot != "new" || got.calls != "test special,boot new" {
 		t.Errorf("state %+v", got)
 	}
-	if r := runWith(t, &a, s.record(t, path, 10)); r.Get("activation").Get("result").String() != "unchanged" {
+	if r := runWith(t, &a, s.record(t, path, ample)); r.Get("activation").Get("result").String() != "unchanged" {
 		t.Errorf("the second time: %s", r.Bytes())
 	}
 	a.Specialisation = "y"
-	if r := runWith(t, &a, s.record(t, path, 10)); !strings.HasSuffix(r.Message(), "the system has no such specialisation") {
+	if r := runWith(t, &a, s.record(t, path, ample)); !strings.HasSuffix(r.Message(), "the system has no such specialisation") {
 		t.Errorf("got %s", r.Bytes())
 	}
 }
@@ -158,6 +167,7 @@ func TestSpecialisation(t *testing.T) {
 // On a disk that is full from some step on, the host goes back all the same, and
 // says so: the journal has room of its own.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	for _, step := range []string{"", "testing", "tested", "settled", "rolling-back"} {
 		t.Run("from "+step, func(t *testing.T) {
 			s := newStand(t)
@@ -172,7 +182,7 @@ func TestDiskFull(t *testing.T) {
 			done := make(chan *record.Record)
 			start := func() {
 				go func() {
-					done <- runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, s.record(t, path, 10))
+					done <- runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, s.record(t, path, ample))
 				}()
 			}
 			if step == "" {
@@ -203,6 +213,7 @@ func TestDiskFull(t *testing.T) {
 // Who finds the same system in work follows it, and proves it too; who waits for
 // another one comes after it.
 func TestTwoDeployers(t *testing.T) {
+	t.Parallel()
 	s := newStand(t)
 	for _, tt := range []struct {
 		name  string
@@ -223,7 +234,7 @@ func TestTwoDeployers(t *testing.T) {
 			s.stopAt("testing")
 			done := make(chan *record.Record)
 			go func() {
-				done <- runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, s.record(t, path, 10))
+				done <- runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, s.record(t, path, ample))
 			}()
 			s.stopped(t)
 			waits := slog.New(events(func(message string) {
@@ -231,7 +242,7 @@ func TestTwoDeployers(t *testing.T) {
 					s.goOn()
 				}
 			}))
-			r := runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial, Wait: !tt.same, Log: waits}, s.record(t, second, 10))
+			r := runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial, Wait: !tt.same, Log: waits}, s.record(t, second, ample))
 			if first := <-done; first.Failed() || r.Failed() {
 				t.Errorf("first %s\nsecond %s", first.Bytes(), r.Bytes())
 			}
@@ -244,17 +255,18 @@ func TestTwoDeployers(t *testing.T) {
 
 // A host without its rollback is left as it is.
 func TestNoRollback(t *testing.T) {
+	t.Parallel()
 	s := newStand(t)
 	reset(t, s.h, s.old)
 	path := s.system("new", map[string]string{"test": "2", "say": "no"})
-	r := runWith(t, &activate.Activator{Action: activate.Switch, NoRollback: true, Dial: dial}, s.record(t, path, 10))
+	r := runWith(t, &activate.Activator{Action: activate.Switch, NoRollback: true, Dial: dial}, s.record(t, path, ample))
 	noteJournals(t, s.h)
 	if got := look(t, s.h, path); r.Get("activation").Get("result").String() != "failed" || !strings.Contains(r.Message(), "its activation script failed: no; nothing was rolled back") ||
 		got.running != "new" || got.profile != "old" || got.boot != "old" || got.calls != "test new" {
 		t.Errorf("%s\n%+v", r.Bytes(), got)
 	}
 	// The next one does it again, since it is not whole.
-	if r := runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, s.record(t, path, 10)); r.Get("activation").Get("result").String() != "rolled-back" && !r.Failed() {
+	if r := runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, s.record(t, path, ample)); r.Get("activation").Get("result").String() != "rolled-back" && !r.Failed() {
 		t.Errorf("the next run: %s", r.Bytes())
 	}
 }
@@ -262,10 +274,11 @@ func TestNoRollback(t *testing.T) {
 // A host that moves with its new system is reached where it was, and must be
 // reached where it will be.
 func TestMove(t *testing.T) {
+	t.Parallel()
 	s := newStand(t)
 	reset(t, s.h, s.old)
-	at := func(path string, ports ...int) *record.Record {
-		r := s.record(t, s.system("new", map[string]string{"run": path}), 4)
+	at := func(path string, confirm int, ports ...int) *record.Record {
+		r := s.record(t, s.system("new", map[string]string{"run": path}), confirm)
 		to := s.h.Target()
 		target := func(port int) map[string]any {
 			return map[string]any{"host": to.Host, "port": port, "hostKeys": to.HostKeys, "identityFile": to.IdentityFile}
@@ -276,12 +289,12 @@ func TestMove(t *testing.T) {
 		return r
 	}
 	const moves = "/usr/sbin/sshd -f /etc/ssh/sshd_config -p 2222"
-	if r := runWith(t, &activate.Activator{Action: activate.Test, Dial: dial}, at(moves, 2222, 22)); r.Failed() {
+	if r := runWith(t, &activate.Activator{Action: activate.Test, Dial: dial}, at(moves, ample, 2222, 22)); r.Failed() {
 		t.Errorf("%s", r.Bytes())
 	}
 	reset(t, s.h, s.old)
-	r := runWith(t, &activate.Activator{Action: activate.Test, Dial: dial}, at(":", 2223, 22))
-	if got := r.Get("activation").Get("result").String(); got != "rolled-back" || !strings.Contains(r.Message(), "nobody reached the host over a new connection within 4 s") {
+	r := runWith(t, &activate.Activator{Action: activate.Test, Dial: dial}, at(":", brief, 2223, 22))
+	if got := r.Get("activation").Get("result").String(); got != "rolled-back" || !strings.Contains(r.Message(), "nobody reached the host over a new connection within 2 s") {
 		t.Errorf("%s", r.Bytes())
 	}
 }
