@@ -127,7 +127,7 @@ func TestReboot(t *testing.T) {
 			path := s.system("new", files)
 			if _, is := tt.files["noreboot"]; is {
 				exec(t, s.h, "mkdir -p /run/bin; printf '#!/bin/sh\\nexit 1\\n' > /run/bin/reboot; chmod +x /run/bin/reboot; printf '#!/bin/sh\\nexit 0\\n' > /run/bin/sleep; chmod +x /run/bin/sleep;"+
-					"mount --bind /run/bin/reboot $(readlink -f /run/current-system)/sw/bin/reboot; mount --bind /run/bin/reboot /usr/sbin/reboot")
+					"for r in $(readlink -f /run/current-system)/sw/bin/reboot /usr/sbin/reboot; do [ ! -e $r ] || mount --bind /run/bin/reboot $r; done")
 			}
 			r := runWith(t, &activate.Activator{Action: tt.action, Reboot: tt.reboot, Dial: dial}, s.record(t, path, ample))
 			noteJournals(t, s.h)
