@@ -20,6 +20,7 @@ set -u
 
 profile=/nix/var/nix/profiles/system
 roots=/nix/var/nix/gcroots/nx
+auto=/nix/var/nix/gcroots/auto # Nix' own: links to links anywhere that are roots
 run=/run/nx       # gone after a reboot
 state=/var/lib/nx # stays
 
@@ -776,6 +777,13 @@ forget() {
 release() {
 	[ -z "$root" ] || rm -f "$root"
 	find $roots -type l -mtime +0 -exec rm -f {} + 2> /dev/null
+	# Users who may not write there have theirs in their homes, where names may lie: what
+	# is removed is a link to a store path that has this path's name, and no other file.
+	find $auto -type l -lname '*/nx/roots/*' 2> /dev/null | while IFS= read -r link; do
+		link=$(readlink "$link")
+		[ "$(readlink "$link")" = "/nix/store/${link##*/}" ] || continue
+		if [ "${link##*/}" = "${system##*/}" ] || [ -n "$(find "$link" -prune -mtime +0)" ]; then rm -f "$link"; fi
+	done
 }
 
 umask 022

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -567,6 +568,9 @@ chmod 440 /etc/sudoers`)
 	if want := "exit status 127: "; !strings.Contains(r.Message(), want) || !strings.Contains(hint(r), "may user bob run /bin/sh as root") {
 		t.Errorf("got %q, hint %q\nwant %q", r.Message(), hint(r), want)
 	}
+	// as nx-copy leaves it for bob without sudo
+	kept := "/home/bob/.local/state/nx/roots/" + path.Base()
+	exec(t, h, fmt.Sprintf("mkdir -p %s; nix-store --realise %s --indirect --add-root %s; chown -R bob: /home/bob", filepath.Dir(kept), path, kept))
 	if r = as("sudo", "-n", "-H", "--"); r.Failed() {
 		t.Fatalf("%s: %s", r.Message(), r.Get("error").Get("log"))
 	}
@@ -574,13 +578,17 @@ chmod 440 /etc/sudoers`)
 	if got := look(t, h, path); got != want {
 		t.Errorf("state\n got %+v\nwant %+v", got, want)
 	}
+	if got := exec(t, h, "ls "+filepath.Dir(kept)); got != "" {
+		t.Errorf("bob's root is left: %s", got)
+	}
 
 	// With a password, whether sudo asks for it or not, for checks too.
+	const hash = "$6$nx$tKv/m9.yhcNmrbdctC0TbB.ska12w6ebrBvq2mAfbsrDnK/wjDnhUBeXoTzjz3Vfdg4wRI1ZazkLGwHLGXtds/" // openssl passwd -6 -salt nx '#!x y'
 	exec(t, h, `set -e
 echo 'auth required pam_unix.so
 account required pam_permit.so
 session required pam_permit.so' > /etc/pam.d/sudo
-sed -i "s,^bob:[^:]*,bob:$(openssl passwd -6 '#!x y'),; s,^root:[^:]*,root:*," /etc/shadow`)
+sed -i 's,^bob:[^:]*,bob:`+hash+`,; s,^root:[^:]*,root:*,' /etc/shadow`)
 	for _, rule := range []string{"ALL", "NOPASSWD: ALL"} {
 		exec(t, h, "sed -i 's/^bob .*/bob ALL=(ALL) "+rule+"/' /etc/sudoers; rm -rf /run/sudo")
 		reset(t, h, path)
@@ -632,17 +640,32 @@ func TestNotesThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// Roots of systems that were copied and that nobody activated go after a day.
-func TestReleasesOldRoots(t *testing.T) {
+// Roots of systems that were copied go when the profile keeps the system, those that
+// nobody activated after a day; and nothing else that is named like them does.
+func TestReleasesRoots(t *testing.T) {
 	t.Parallel()
 	h := startHost(t)
 	reset(t, h, addSystem(t, h, "old", nil))
-	path := addSystem(t, h, "new", nil)
-	exec(t, h, `cd /nix/var/nix/gcroots/nx && ln -s /nix/store/x yesterdays && touch -h -d '2 days ago' yesterdays && ln -s /nix/store/y todays`)
+	path, other := addSystem(t, h, "new", nil), addSystem(t, h, "other", nil)
+	exec(t, h, fmt.Sprintf(`set -e
+cd /nix/var/nix/gcroots/nx && ln -s /nix/store/x yesterdays && touch -h -d '2 days ago' yesterdays && ln -s /nix/store/y todays
+new=%s other=%s
+for user in bob eve; do
+	mkdir -p /home/$user/.local/state/nx/roots
+	cd /home/$user/.local/state/nx/roots
+	for path in $new $other; do nix-store --realise $path --indirect --add-root $PWD/${path##*/} > /dev/null; done
+done
+touch -h -d '2 days ago' /home/bob/.local/state/nx/roots/${other##*/}
+# what only looks like a root of nx, by a name that its owner chose
+mkdir -p /etc/nx/roots && cd /etc/nx/roots && ln -s /etc/passwd passwd && touch -h -d '2 days ago' passwd && echo text > file
+ln -s $PWD/passwd /nix/var/nix/gcroots/auto/1
+ln -s $PWD/file /nix/var/nix/gcroots/auto/2
+ln -s /home/gone/nx/roots/x /nix/var/nix/gcroots/auto/3`, path, other))
 	if r := run(t, h, activate.Switch, path); r.Failed() {
 		t.Fatal(r.Message())
 	}
-	if got := strings.TrimSpace(exec(t, h, "ls /nix/var/nix/gcroots/nx | grep days")); got != "todays" {
-		t.Errorf("roots left: %q", got)
+	got := exec(t, h, "cd /nix/var/nix/gcroots/nx && ls -d *days; cd /home && ls -d */.local/state/nx/roots/*; ls /etc/nx/roots")
+	if want := "todays\neve/.local/state/nx/roots/" + other.Base() + "\nfile\npasswd\n"; got != want {
+		t.Errorf("roots left\n%swant\n%s", got, want)
 	}
 }
