@@ -1,7 +1,7 @@
 # nx: NixOS deployments as a pipeline of small programs. "make" lists what can be made.
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help build install setup test check-quick lint demo chaos bench bench-eval bench-copy fuzz clean
+.PHONY: help build install setup test check-quick lint demo faults chaos bench bench-eval bench-copy fuzz clean
 
 GO ?= go
 PREFIX ?= /usr/local
@@ -40,6 +40,10 @@ demo: ## Show the main job on hosts of this machine
 	scripts/setup demo
 	@$(MAKE) --no-print-directory build
 	scripts/demo
+
+faults: ## Activate with each fault at each step; "make test" has a fourth of them
+	scripts/setup test
+	NXTEST_FAULTS=all $(GO) test -count=1 -timeout 1h -run TestFaults ./pkg/activate
 
 chaos: ## Activate for ROUNDS (default 200) with random faults, from SEED
 	scripts/setup test

@@ -186,7 +186,7 @@ kept() { [ "$(real $profile)" = "$system" ]; }
 settled() {
 	case $action in
 	switch | test | dry-activate)
-		[ "$(real /run/current-system)" = "$new" ] && [ ! -e $run/pending ] || return 1
+		[ "$(real /run/current-system)" = "$new" ] && [ ! -L $run/pending ] || return 1
 		;;
 	esac
 	case $action in
