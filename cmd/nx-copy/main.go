@@ -3,10 +3,16 @@
 // It reads host records that carry storePath and writes them with copied added:
 //
 //	nx-build < drvs.jsonl | nx-copy --jobs 8 | nx-activate switch
+//
+// With --to it brings the closures to a store that the targets may fetch from, and
+// the records go on to another nx-copy:
+//
+//	nx-build < drvs.jsonl | nx-copy --to s3://cache | nx-copy | nx-activate switch
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -14,6 +20,7 @@ import (
 	"nx/pkg/cli"
 	"nx/pkg/closure"
 	"nx/pkg/deliver"
+	"nx/pkg/nixcmd"
 	"nx/pkg/nixserve"
 	"nx/pkg/record"
 	"nx/pkg/remote"
@@ -31,7 +38,9 @@ type commands struct {
 type closures struct {
 	cli.Files
 
+	To         string              `placeholder:"STORE" help:"Send the closures to a store that Nix knows, such as s3://BUCKET or file:///srv/cache, what they share once, in place of the targets. The records stay as they are."`
 	Compress   closure.Compression `enum:"auto,zstd,none" default:"auto" placeholder:"HOW" help:"Send zstd to targets that have it: auto, until it turns out that the line is faster than compression, zstd, always, or none (default ${default})."`
+	Substitute *bool               `negatable:"" help:"Have each target fetch from its own caches what they have, or none (default: what deployment.substituteOnDestination and hasFastConnection say)."`
 	SignKey    string              `type:"path" placeholder:"FILE" help:"Sign what is sent with the secret key in FILE, as made by nix-store --generate-binary-cache-key, for targets that trust its public key but not the user."`
 	SpoolSize  cli.Size            `default:"2G" placeholder:"SIZE" help:"What is read for several targets is kept for the slower ones in a file of at most SIZE, in TMPDIR or /var/tmp (default ${default})."`
 	Timeout    time.Duration       `default:"10m" placeholder:"TIME" help:"Give a target up when nothing has moved for TIME (default ${default})."`
@@ -46,9 +55,17 @@ func (c *closures) Run(ctx context.Context, p *cli.Process) error {
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
+	if c.To != "" && (c.DryRun || c.TargetHost != "" || c.TargetPort != 0) {
+		return &cli.UsageError{Err: errors.New("--to and --dry-run, --target-host, --target-port: they contradict each other")}
+	}
 	s, err := p.Stream(record.Copy, c.Files.Files)
 	if err != nil {
 		return err
+	}
+	if c.To != "" {
+		there := &nixcmd.Destination{Nix: &nixcmd.Nix{Log: p.Log}, Store: c.To, SignKey: c.SignKey}
+		publisher := deliver.Publisher{Send: there.Send, To: c.To, Log: p.Log}
+		return stream.Batches(ctx, s, publisher.Hosts)
 	}
 	local := nixserve.Local()
 	defer local.Close()
@@ -61,6 +78,7 @@ func (c *closures) Run(ctx context.Context, p *cli.Process) error {
 		Open:          func(ctx context.Context, serve deliver.Serve) deliver.Store { return nixserve.Open(ctx, serve) },
 		AddCompressed: nixserve.AddCompressed,
 		Compress:      c.Compress,
+		Substitute:    c.Substitute,
 		Sign:          sign,
 		DryRun:        c.DryRun,
 		TargetHost:    c.TargetHost,

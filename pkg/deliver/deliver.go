@@ -68,6 +68,10 @@ type Courier struct {
 	// and adds objects to it as [closure.Sink] says.
 	AddCompressed func(ctx context.Context, serve Serve, infos iter.Seq[store.Info], dump closure.Dump, added func(store.Info)) error
 
+	// Substitute says whether hosts first fetch from their own caches what those have;
+	// nil leaves it to what the records' deployment says.
+	Substitute *bool
+
 	Compress closure.Compression     // None when empty
 	Sign     func(store.Info) string // if not nil, objects go signed
 	DryRun   bool                    // only say what is missing
@@ -94,7 +98,7 @@ const DefaultTimeout = 10 * time.Minute
 //	substituting     paths: objects that the host looks for in its own caches
 //	copying closure  paths, missing and bytes: objects in the closure, unless the host has all,
 //	                 those to send, their NARs' size;
-//	                 not where the host built the system and this machine does not have it
+//	                 not where the host built or fetched the system and this machine does not have it
 //	sending          (debug) done and bytes: of the NARs, rate: bytes of them in a second, left: seconds
 //	copied path      (debug) path; sent and missing count objects: it is valid there now
 //	keeping          root
@@ -122,7 +126,7 @@ func (c *Courier) Host(ctx context.Context, r *record.Record) error {
 		log = slog.New(slog.DiscardHandler)
 	}
 	d := &delivery{Courier: c, log: log.With("host", r.Name()), target: t, path: path,
-		options: closure.Options{Substitute: substitutes(r), Compress: c.Compress, Sign: c.Sign, DryRun: c.DryRun}}
+		options: closure.Options{Substitute: c.substitutes(r), Compress: c.Compress, Sign: c.Sign, DryRun: c.DryRun}}
 	if err := d.deliver(ctx); err != nil {
 		return err
 	}
@@ -137,7 +141,10 @@ func (c *Courier) Host(ctx context.Context, r *record.Record) error {
 // substitutes tells whether the host is to fetch from its caches what they have.
 // NixOps has its machines do so unless hasFastConnection is set; morph's
 // substituteOnDestination says it itself.
-func substitutes(r *record.Record) bool {
+func (c *Courier) substitutes(r *record.Record) bool {
+	if c.Substitute != nil {
+		return *c.Substitute
+	}
 	deployment := r.Get("deployment")
 	fast := deployment.Get("hasFastConnection")
 	if s := deployment.Get("substituteOnDestination"); s.Exists() {

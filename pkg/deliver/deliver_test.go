@@ -331,27 +331,48 @@ func TestConnections(t *testing.T) {
 
 // What the record's deployment says of the host's own caches.
 func TestSubstitutes(t *testing.T) {
+	yes, no := true, false
 	for _, tt := range []struct {
 		deployment string
+		all        *bool
 		want       bool
 	}{
-		{`null`, false},
-		{`{}`, false},
-		{`{"hasFastConnection":false}`, true},
-		{`{"hasFastConnection":true}`, false},
-		{`{"substituteOnDestination":true}`, true},
-		{`{"substituteOnDestination":false}`, false},
-		{`{"substituteOnDestination":true,"hasFastConnection":true}`, false},
-		{`{"substituteOnDestination":false,"hasFastConnection":false}`, false},
+		{`null`, nil, false},
+		{`{}`, nil, false},
+		{`{"hasFastConnection":false}`, nil, true},
+		{`{"hasFastConnection":true}`, nil, false},
+		{`{"substituteOnDestination":true}`, nil, true},
+		{`{"substituteOnDestination":false}`, nil, false},
+		{`{"substituteOnDestination":true,"hasFastConnection":true}`, nil, false},
+		{`{"substituteOnDestination":false,"hasFastConnection":false}`, nil, false},
+		{`{"substituteOnDestination":true}`, &no, false},
+		{`{"hasFastConnection":true}`, &yes, true},
 	} {
 		h := lab{cached: true}
 		r := parse(t, `{"nx":1,"name":"web1","target":{"host":"h"},"storePath":"`+string(system)+`","deployment":`+tt.deployment+`}`)
-		if err := h.courier(nil).Host(t.Context(), r); err != nil {
+		c := h.courier(nil)
+		c.Substitute = tt.all
+		if err := c.Host(t.Context(), r); err != nil {
 			t.Error(err)
+		}
+		if asks := "run exec 'nix-store' '--serve' '--write' '--option' 'narinfo-cache-negative-ttl' '0'"; slices.Contains(h.log, asks) != tt.want {
+			t.Errorf("%s: what happened: %q", tt.deployment, h.log)
 		}
 		if got := slices.Contains(h.log, "substitute 1, lock true"); got != tt.want || got == slices.Contains(h.log, "add nixos-system-web1") {
 			t.Errorf("%s: what happened: %q", tt.deployment, h.log)
 		}
+	}
+}
+
+// What only the host's caches have is fetched too.
+func TestSubstitutesAll(t *testing.T) {
+	h := lab{cached: true, gone: true}
+	r := parse(t, `{"nx":1,"name":"web1","target":{"host":"h"},"storePath":"`+string(system)+`","deployment":{"substituteOnDestination":true}}`)
+	if err := h.courier(nil).Host(t.Context(), r); err != nil || !r.Get("copied").Exists() {
+		t.Errorf("error %v, record %s", err, r.Bytes())
+	}
+	if !slices.Contains(h.log, "substitute 1, lock true") {
+		t.Errorf("what happened: %q", h.log)
 	}
 }
 
@@ -473,12 +494,7 @@ func TestStalled(t *testing.T) {
 // The events are what fault tests act on and what people see.
 func TestEvents(t *testing.T) {
 	var text bytes.Buffer
-	log := slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Key == slog.TimeKey {
-			return slog.Attr{}
-		}
-		return a
-	}}))
+	log := slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: untimed}))
 	r := parse(t, `{"nx":1,"name":"web1","target":{"host":"10.0.0.1"},"storePath":"`+string(system)+`"}`)
 	if err := new(lab).courier(log).Host(t.Context(), r); err != nil {
 		t.Fatal(err)

@@ -129,7 +129,7 @@ func (d *delivery) over(ctx context.Context, conn Conn) error {
 	})
 	defer giveUp.Stop()
 
-	h, err := d.open(ctx, conn, d.target, d.path, func() {
+	h, err := d.open(ctx, conn, d.target, d.path, d.options.Substitute, func() {
 		stall.Reset(patience)
 		giveUp.Reset(d.timeout())
 	})
@@ -168,7 +168,8 @@ func (d *delivery) send(ctx context.Context, h *host) (closure.Progress, error) 
 }
 
 // onlyThere tells whether the host has the system and this machine has not, as when
-// the host built it; then it is locked there. A valid path has all it refers to.
+// the host built it, or its caches have it; then it is locked there. A valid path has
+// all it refers to.
 func (d *delivery) onlyThere(ctx context.Context, h *host) (bool, error) {
 	path := []store.Path{d.path}
 	here, err := d.Depot.Source.QueryPathInfos(ctx, path)
@@ -176,6 +177,11 @@ func (d *delivery) onlyThere(ctx context.Context, h *host) (bool, error) {
 		return false, err
 	}
 	there, err := h.QueryValidPaths(ctx, path, !d.DryRun, false)
+	if err == nil && len(there) == 0 && d.options.Substitute && !d.DryRun {
+		d.notify(closure.Progress{Step: closure.Substituting, Missing: len(path)})
+		there, err = h.QueryValidPaths(ctx, path, true, true)
+		d.waiting.Store(false)
+	}
 	return len(there) > 0, err
 }
 

@@ -37,9 +37,15 @@ type host struct {
 	stderr tail               // the porter's; read after done
 }
 
-// open starts the two sessions for the delivery of path.
-func (c *Courier) open(ctx context.Context, conn Conn, t target.Target, path store.Path, moved func()) (*host, error) {
-	serve, err := target.Quote(t.As("nix-store", "--serve", "--write")...)
+// open starts the two sessions for the delivery of path. A host that fetches asks its
+// caches again for what they lacked before: for an hour Nix would not, and what is
+// deployed was just made.
+func (c *Courier) open(ctx context.Context, conn Conn, t target.Target, path store.Path, substitute bool, moved func()) (*host, error) {
+	command := []string{"nix-store", "--serve", "--write"}
+	if substitute {
+		command = append(command, "--option", "narinfo-cache-negative-ttl", "0")
+	}
+	serve, err := target.Quote(t.As(command...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"nx/pkg/closure"
 	"nx/pkg/deliver"
+	"nx/pkg/nixcmd"
 	"nx/pkg/record"
 	"nx/pkg/store"
 	"nx/pkg/target"
@@ -325,5 +326,27 @@ func TestMovedPort(t *testing.T) {
 	check(t, c.Host(t.Context(), r))
 	if want := []string{"", "true", ""}; !slices.Equal(connects, want) {
 		t.Errorf("connected to the previous target: %q, want %q", connects, want)
+	}
+}
+
+// A store of another machine is one that Nix knows too.
+func TestPublishOverSSH(t *testing.T) {
+	lab := testhost.NewLab(t)
+	h, err := lab.Start(t.Context(), "h1", testhost.Options{})
+	check(t, err)
+	path := localStore(t)
+	knownHosts := filepath.Join(t.TempDir(), "known_hosts")
+	check(t, os.WriteFile(knownHosts, fmt.Appendf(nil, "%s %s\n", h.Addr, h.HostKey), 0o600))
+	t.Setenv("NIX_SSHOPTS", fmt.Sprintf("-F none -i %s -o UserKnownHostsFile=%s", lab.IdentityFile, knownHosts))
+	there := nixcmd.Destination{Nix: &nixcmd.Nix{}, Store: "ssh-ng://root@" + h.Addr.String()}
+	p := deliver.Publisher{Send: there.Send, To: there.Store}
+	r := hostRecord(t, h, path)
+	p.Hosts(t.Context(), []*record.Record{r}, func(*record.Record) {})
+	if r.Failed() || r.Get("copied").Exists() {
+		t.Errorf("record %s", r.Bytes())
+	}
+	inside(t, h, "nix-store --verify --check-contents")
+	if got, want := strings.Fields(inside(t, h, "nix-store --query --requisites "+string(path))), requisites(t, path); !slices.Equal(got, want) {
+		t.Errorf("closure on the host\n got %s\nwant %s", got, want)
 	}
 }

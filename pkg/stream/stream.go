@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/go-multierror"
 
@@ -116,12 +117,47 @@ func interrupted(ctx context.Context, err error) error {
 	return err
 }
 
+// gather is how long a batch waits for more hosts: a file's all come at once, those
+// of a build seconds apart.
+const gather = 50 * time.Millisecond
+
+// Batches is [Run] for a stage that treats hosts together: f gets all that are there,
+// then all that came meanwhile, and so on, and calls emit once for each, before it
+// returns.
+func Batches(ctx context.Context, s *Stream, f func(ctx context.Context, hosts []*record.Record, emit func(*record.Record))) error {
+	return s.run(ctx, func(ctx context.Context, q *queue, emit func(*record.Record)) error {
+		for {
+			first, err := q.next(ctx)
+			if first == nil || err != nil {
+				return nil // run knows of the input's error
+			}
+			select {
+			case <-q.end:
+			case <-time.After(gather):
+			case <-ctx.Done():
+			}
+			hosts := append([]*record.Record{first}, q.rest()...)
+			for _, r := range hosts {
+				r.Reset(s.Stage)
+			}
+			f(ctx, hosts, emit)
+		}
+	})
+}
+
 // Run reads the stream, lets stage act on the chosen hosts that have no error,
 // and passes all else on. It returns nil when every host succeeded, a
 // [*HostsError] when the stream is whole but hosts failed, and any other error
 // when the stream is not whole: then no end is written and an output file is
 // left as it was.
 func Run(ctx context.Context, s *Stream, stage StageFunc) error {
+	return s.run(ctx, func(ctx context.Context, q *queue, emit func(*record.Record)) error {
+		return stage(ctx, q.records(ctx, s.Stage), emit)
+	})
+}
+
+// run is Run for a stage that takes hosts from the queue.
+func (s *Stream) run(ctx context.Context, stage func(ctx context.Context, q *queue, emit func(*record.Record)) error) error {
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
@@ -139,7 +175,7 @@ func Run(ctx context.Context, s *Stream, stage StageFunc) error {
 	q := newQueue()
 	go func() { q.close(s.feed(inputs, q, w)) }()
 
-	stageErr := stage(ctx, q.records(ctx, s.Stage), func(r *record.Record) {
+	stageErr := stage(ctx, q, func(r *record.Record) {
 		q.done(r)
 		w.write(r)
 	})
@@ -283,6 +319,18 @@ func (q *queue) next(ctx context.Context) (*record.Record, error) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// rest returns all hosts that wait.
+func (q *queue) rest() []*record.Record {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	hosts := q.waiting
+	q.waiting = nil
+	for _, r := range hosts {
+		q.working[r.ID()] = true
+	}
+	return hosts
 }
 
 func (q *queue) records(ctx context.Context, s record.Stage) iter.Seq2[*record.Record, error] {

@@ -209,6 +209,58 @@ func TestEachBounds(t *testing.T) {
 	}
 }
 
+// Hosts that are there together go together; those that came meanwhile are the next
+// batch, and nothing is started once the input was cut.
+func TestBatches(t *testing.T) {
+	for _, tt := range []struct {
+		name, end, wantErr string
+	}{
+		{name: "whole", end: end(3, 0)},
+		{name: "cut", wantErr: "without its end"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				in, w := io.Pipe()
+				s, out := over("", false)
+				s.Inputs[0].Reader = in
+				var got [][]string
+				go io.WriteString(w, begin+web1+db1+web2)
+				err := Batches(t.Context(), s, func(_ context.Context, hosts []*record.Record, emit func(*record.Record)) {
+					var names []string
+					for _, r := range hosts {
+						names = append(names, r.Name())
+					}
+					if got = append(got, names); len(got) == 1 {
+						io.WriteString(w, key+`{"nx":1,"name":"last"}`+"\n")
+						if tt.end != "" {
+							io.WriteString(w, tt.end)
+						}
+						w.Close()
+						synctest.Wait()
+					}
+					for _, r := range hosts {
+						emit(r)
+					}
+				})
+				want := [][]string{{"web1", "web2"}, {"last"}}
+				wantOut := begin + web1 + db1 + web2 + key + `{"nx":1,"name":"last"}` + "\n" + end(4, 1)
+				if tt.wantErr != "" {
+					want, wantOut = want[:1], begin+web1+db1+web2+key
+				}
+				if fmt.Sprint(got) != fmt.Sprint(want) {
+					t.Errorf("batches %v, want %v", got, want)
+				}
+				if failed := (*HostsError)(nil); tt.wantErr == "" && !errors.As(err, &failed) || tt.wantErr != "" && !strings.Contains(fmt.Sprint(err), tt.wantErr) {
+					t.Errorf("error %v", err)
+				}
+				if sorted(out.String()) != sorted(wantOut) {
+					t.Errorf("stream\n got %s\nwant %s", out, wantOut)
+				}
+			})
+		})
+	}
+}
+
 func TestFailureIsTheHosts(t *testing.T) {
 	s, out := over(web1+web2, false)
 	err := Each(t.Context(), s, 2, func(_ context.Context, r *record.Record) error {
