@@ -9,44 +9,53 @@ import (
 	"nx/pkg/stream"
 )
 
-// live is one line at the bottom of a terminal: how many hosts are done of all
-// that were read, and what is being done with which.
+// live is what stands at the bottom of a terminal. Its first line says how many hosts
+// are done of all that were read, how far the tool is with what it does for all of
+// them together, and what is being done with which:
 //
-//	nx-copy: 3 of 12 done; connecting db1; copying closure web1 (paths 812, bytes 1203), web2
-//
-// and how far the tool is with what it does for all of them together:
-//
+//	nx-copy: 3 of 12 done; sending 412M of 2.1G, 3.2M/s, 9m left; connecting db1, db2
 //	nx-build: 3 of 12 done; building 17 of 40 (4 running), fetching 5 of 812, unpacking 96M of 1.2G
+//
+// and each host whose step says how far it is has a line below:
+//
+//	web1   sending 96M of 412M, 1.1M/s, 4m left
+//	board  building 1 of 2, on big
 //
 // Stages know nothing of it. It follows the events that have a host: those of
 // the stream say that a host was read and that it was written, and any other
 // one of level info or debug in between is the step that the host is at, with
-// the event's attributes in brackets. Store paths and file names are left out:
-// the line has no room for them. An event without a host that has the attributes
-// done and all, or doneBytes and allBytes, says how far a step is of the tool's own,
-// and with running how many of it are in work.
+// the event's attributes. Store paths and file names are left out: the line has no
+// room for them. An event that has the attributes done and all, or doneBytes and
+// allBytes, says how far a step is, with rate, bytes a second, how fast, with left,
+// seconds, how long it still takes, and with running how many things are in work. A
+// detail that does not say it hides no step that does.
 type live struct {
-	tool  string
-	width func() int // columns of the terminal, which may change
+	tool string
+	size func() (columns, rows int) // of the terminal, which may change
 
 	all, done int
 	working   []work // by when they began
 	counts    []count
-	drawn     bool
+	drawn     string
 	ended     bool
 }
 
-// work is a host in work.
-type work struct{ host, step, details string }
+// work is a host in work. Far is empty when its step does not say it.
+type work struct{ host, step, far, details string }
 
-// count is how far a step of the tool's own is: far as "3 of 12".
-type count struct{ step, far, running string }
+// count is how far a step of the tool's own is.
+type count struct{ step, far string }
 
-// eraseRest erases the line from the cursor on (ECMA-48, EL).
-const eraseRest = "\x1b[K"
+// eraseRest erases the line from the cursor on, eraseBelow that and all lines below
+// it, cursorUp moves it up by so many (ECMA-48, EL, ED, CUU).
+const (
+	eraseRest  = "\x1b[K"
+	eraseBelow = "\x1b[J"
+	cursorUp   = "\x1b[%dA"
+)
 
-// note takes an event. Attributes are written "key value".
-func (l *live) note(host, event string, attrs []string) {
+// note takes an event of a host. Attributes are written "key value".
+func (l *live) note(host, event string, detail bool, attrs []string) {
 	i := slices.IndexFunc(l.working, func(w work) bool { return w.host == host })
 	switch event {
 	case stream.EventRead:
@@ -59,22 +68,21 @@ func (l *live) note(host, event string, attrs []string) {
 		}
 		return
 	}
+	m, rest := cutMeasure(attrs)
 	if i < 0 {
 		i = len(l.working)
 		l.working = append(l.working, work{host: host})
 	}
-	far, short := cutCount(attrs)
-	short = slices.DeleteFunc(slices.Clone(short), func(attr string) bool { return strings.Contains(attr, " /") })
-	if far != "" {
-		short = append([]string{far}, short...)
+	if w := &l.working[i]; m != nil || !detail || w.far == "" {
+		rest = slices.DeleteFunc(slices.Clone(rest), func(attr string) bool { return strings.Contains(attr, " /") })
+		*w = work{host, event, m.String(), strings.Join(rest, ", ")}
 	}
-	l.working[i].step, l.working[i].details = event, strings.Join(short, ", ")
 }
 
 // count takes an event without a host, and tells whether it says how far a step is.
 func (l *live) count(event string, attrs []string) bool {
-	far, rest := cutCount(attrs)
-	if far == "" {
+	m, _ := cutMeasure(attrs)
+	if m == nil {
 		return false
 	}
 	i := slices.IndexFunc(l.counts, func(c count) bool { return c.step == event })
@@ -82,50 +90,107 @@ func (l *live) count(event string, attrs []string) bool {
 		i = len(l.counts)
 		l.counts = append(l.counts, count{step: event})
 	}
-	c := &l.counts[i]
-	c.far = far
-	for _, attr := range rest {
-		if n, ok := strings.CutPrefix(attr, "running "); ok {
-			c.running = n
-		}
-	}
-	if done, all, _ := strings.Cut(far, " of "); done == all {
+	l.counts[i].far = m.String()
+	if m.done >= m.all {
 		l.counts = slices.Delete(l.counts, i, i+1)
 	}
 	return true
 }
 
-// cutCount takes what says how far a step is out of attributes, as "3 of 12"; it is
-// empty when there is nothing.
-func cutCount(attrs []string) (far string, rest []string) {
-	value := map[string]string{}
+// A measure is how far a step is.
+type measure struct {
+	done, all           int64
+	bytes               bool
+	rate, left, running int64
+}
+
+// cutMeasure takes what says how far a step is out of attributes; it is nil when
+// nothing does.
+func cutMeasure(attrs []string) (*measure, []string) {
+	var m measure
+	var rest []string
+	ends := 0 // done and all
 	for _, attr := range attrs {
-		switch key, v, _ := strings.Cut(attr, " "); key {
-		case "done", "all":
-			value[key] = v
-		case "doneBytes", "allBytes":
-			if n, err := strconv.ParseInt(v, 10, 64); err == nil {
-				v = Size(n).String()
-			}
-			value[strings.TrimSuffix(key, "Bytes")] = v
+		key, value, _ := strings.Cut(attr, " ")
+		n, err := strconv.ParseInt(value, 10, 64)
+		switch {
+		case err != nil:
+			rest = append(rest, attr)
+			continue
+		case key == "done", key == "doneBytes":
+			m.done = n
+			ends++
+		case key == "all", key == "allBytes":
+			m.all = n
+			ends++
+		case key == "rate":
+			m.rate = n
+		case key == "left":
+			m.left = n
+		case key == "running":
+			m.running = n
 		default:
 			rest = append(rest, attr)
 		}
+		m.bytes = m.bytes || key == "allBytes"
 	}
-	if value["done"] == "" || value["all"] == "" {
-		return "", attrs
+	if ends != 2 {
+		return nil, attrs
 	}
-	return value["done"] + " of " + value["all"], rest
+	return &m, rest
 }
 
-// text is what the line says, empty when nothing is left to do.
-func (l *live) text() string {
-	if l.done >= l.all && len(l.working) == 0 {
+// String is the measure for people, empty for none: "96M of 412M, 1.1M/s, 4m left".
+func (m *measure) String() string {
+	if m == nil {
 		return ""
 	}
-	var steps []string
+	done, all := strconv.FormatInt(m.done, 10), strconv.FormatInt(m.all, 10)
+	if m.bytes {
+		done, all = Size(m.done).String(), Size(m.all).String()
+	}
+	s := done + " of " + all
+	if m.running > 0 {
+		s += fmt.Sprintf(" (%d running)", m.running)
+	}
+	if m.rate > 0 {
+		s += fmt.Sprintf(", %s/s, %s left", Size(m.rate), span(m.left))
+	}
+	return s
+}
+
+// span writes seconds for people, in one unit or two: 40s, 9m, 3h20m.
+func span(seconds int64) string {
+	switch minutes := (seconds + 30) / 60; {
+	case seconds < 100:
+		return fmt.Sprintf("%ds", seconds)
+	case minutes < 100:
+		return fmt.Sprintf("%dm", minutes)
+	default:
+		return fmt.Sprintf("%dh%02dm", minutes/60, minutes%60)
+	}
+}
+
+// lines are what is to be seen, none when nothing is left to do.
+func (l *live) lines() []string {
+	if l.done >= l.all && len(l.working) == 0 {
+		return nil
+	}
+	parts := []string{fmt.Sprintf("%s: %d of %d done", l.tool, l.done, l.all)}
+	var counts, steps, rows []string
+	for _, c := range l.counts {
+		counts = append(counts, c.step+" "+c.far)
+	}
+	if len(counts) > 0 {
+		parts = append(parts, strings.Join(counts, ", "))
+	}
+	wide := 0
 	hosts := map[string][]string{}
 	for _, w := range l.working {
+		if w.far != "" {
+			wide = max(wide, len(w.host))
+			continue
+		}
 		if hosts[w.step] == nil {
 			steps = append(steps, w.step)
 		}
@@ -134,39 +199,63 @@ func (l *live) text() string {
 		}
 		hosts[w.step] = append(hosts[w.step], w.host)
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %d of %d done", l.tool, l.done, l.all)
 	for _, step := range steps {
-		b.WriteString("; " + step + " " + strings.Join(hosts[step], ", "))
+		parts = append(parts, step+" "+strings.Join(hosts[step], ", "))
 	}
-	for i, c := range l.counts {
-		b.WriteString([]string{"; ", ", "}[min(i, 1)] + c.step + " " + c.far)
-		if c.running != "" && c.running != "0" {
-			b.WriteString(" (" + c.running + " running)")
+	for _, w := range l.working {
+		if w.far == "" {
+			continue
+		}
+		row := fmt.Sprintf("  %-*s  %s %s", min(wide, 24), w.host, w.step, w.far)
+		if w.details != "" {
+			row += ", " + w.details
+		}
+		rows = append(rows, row)
+	}
+	return append([]string{strings.Join(parts, "; ")}, rows...)
+}
+
+// clear returns what removes the lines.
+func (l *live) clear() string {
+	if l.drawn == "" {
+		return ""
+	}
+	l.drawn = ""
+	return "\r" + eraseBelow
+}
+
+// draw returns what writes the lines from where the cursor is, as many as there is
+// room for, each no longer than the terminal is wide. The cursor stays at their
+// beginning: what another program writes to the terminal takes their place.
+func (l *live) draw() string {
+	lines := l.lines()
+	if len(lines) == 0 || l.ended {
+		return ""
+	}
+	columns, rows := l.size()
+	if room := max(rows-1, 2); len(lines) > room {
+		more := fmt.Sprintf("  and %d more", len(lines)-room+1)
+		lines = append(lines[:room-1:room-1], more)
+	}
+	for i, line := range lines {
+		if s, room := []rune(line), max(columns-1, 1); len(s) > room {
+			lines[i] = string(s[:room-1]) + "…"
 		}
 	}
-	return b.String()
+	l.drawn = strings.Join(lines, "\n") + "\r"
+	if n := len(lines) - 1; n > 0 {
+		l.drawn += fmt.Sprintf(cursorUp, n)
+	}
+	return l.drawn
 }
 
-// clear returns what removes the line.
-func (l *live) clear() string {
-	if !l.drawn {
+// redraw returns what brings the terminal from what is drawn to what is to be seen.
+func (l *live) redraw() string {
+	was := l.drawn
+	clear := l.clear()
+	is := l.draw()
+	if is == was {
 		return ""
 	}
-	l.drawn = false
-	return "\r" + eraseRest
-}
-
-// draw returns what writes the line where the cursor is. The cursor stays at its
-// beginning: what another program writes to the terminal takes its place.
-func (l *live) draw() string {
-	s := []rune(l.text())
-	if len(s) == 0 || l.ended {
-		return ""
-	}
-	if room := max(l.width()-1, 1); len(s) > room {
-		s = append(s[:room-1], '…')
-	}
-	l.drawn = true
-	return string(s) + "\r"
+	return clear + is
 }

@@ -17,14 +17,18 @@ import (
 )
 
 // A screen is what one sees of what was written to a terminal. It knows what nx
-// writes: text, carriage return, newline, erasing the rest of the line, colours.
+// writes: text, carriage return, newline, moving up, erasing the rest of the line or
+// of the screen, colours.
 type screen struct {
-	rows   []string
-	column int
-	cut    []byte // an escape sequence of which the end has not come
+	rows        []string
+	row, column int
+	cut         []byte // an escape sequence of which the end has not come
 }
 
-var colours = regexp.MustCompile(`^\x1b\[[0-9;]*m`)
+var (
+	colours = regexp.MustCompile(`^\x1b\[[0-9;]*m`)
+	up      = regexp.MustCompile(`^\x1b\[([0-9]+)A`)
+)
 
 func (s *screen) write(b []byte) error {
 	if len(s.rows) == 0 {
@@ -33,14 +37,26 @@ func (s *screen) write(b []byte) error {
 	b = append(s.cut, b...)
 	s.cut = nil
 	for len(b) > 0 {
-		row := &s.rows[len(s.rows)-1]
+		row := &s.rows[s.row]
 		n := 1
 		switch {
 		case b[0] == '\r':
 			s.column = 0
 		case b[0] == '\n':
-			s.rows = append(s.rows, "")
+			if s.row++; s.row == len(s.rows) {
+				s.rows = append(s.rows, "")
+			}
 			s.column = 0
+		case up.Match(b):
+			lines, err := strconv.Atoi(string(up.FindSubmatch(b)[1]))
+			if s.row -= lines; err != nil || s.row < 0 {
+				return fmt.Errorf("%q leads above the screen", b)
+			}
+			n = len(up.Find(b))
+		case bytes.HasPrefix(b, []byte(eraseBelow)):
+			*row = string([]rune(*row)[:s.column])
+			s.rows = s.rows[:s.row+1]
+			n = len(eraseBelow)
 		case bytes.HasPrefix(b, []byte(eraseRest)):
 			*row = string([]rune(*row)[:s.column])
 			n = len(eraseRest)
@@ -186,15 +202,54 @@ func TestLiveLine(t *testing.T) {
 			p.Log.Info("building", "host", "a", "drv", "/nix/store/y.drv", "on", "big", "done", 1, "all", 2)
 			p.Log.Debug("unpacking", "doneBytes", 3<<19, "allBytes", 12<<20)
 			p.Log.Debug("fetching", "done", 812, "all", 812)
-			see("nx-test: 0 of 1 done; building a (1 of 2, on big); buildin…")
+			see("nx-test: 0 of 1 done; building 2 of 3 (1 running), unpacki…\n  a  building 1 of 2, on big")
 			p.Log.Debug("building", "done", 3, "all", 3)
 			p.Log.Debug("building", "host", "a", "done", 2, "all", 2)
-			see("nx-test: 0 of 1 done; building a (2 of 2); unpacking 1.5M …")
+			see("nx-test: 0 of 1 done; unpacking 1.5M of 12M\n  a  building 2 of 2")
 			p.Log.Debug("unpacking", "doneBytes", 12<<20, "allBytes", 12<<20)
 			p.Log.Info("realising", "builds", 3)
 			p.Log.Debug(stream.EventWritten, "host", "a")
 			return nil
 		}, "nx-test: realising (builds 3)\n"},
+		{"how far each host", nil, nil, func(p *Process, see func(string)) error {
+			for _, host := range []string{"a", "board", "c"} {
+				p.Log.Debug(stream.EventRead, "host", host)
+				p.Log.Info("connecting", "host", host)
+			}
+			a, board := p.Log.With("host", "a"), p.Log.With("host", "board")
+			board.Info("copying closure", "paths", 812)
+			board.Debug("sending", "doneBytes", 0, "allBytes", 12<<20)
+			see("nx-test: 0 of 3 done; connecting a, c\n  board  sending 0 of 12M")
+			a.Debug("sending", "doneBytes", 96<<20, "allBytes", 412<<20, "rate", 1100<<10, "left", 95)
+			p.Log.Debug("sending", "doneBytes", 96<<20, "allBytes", 424<<20, "rate", 1100<<10, "left", 12345)
+			a.Debug("copied path", "path", "/nix/store/x", "sent", 3)
+			const all, first, second = "nx-test: 0 of 3 done; sending 96M of 424M, 1.1M/s, 3h26m l…",
+				"\n  a      sending 96M of 412M, 1.1M/s, 95s left", "\n  board  sending 0 of 12M"
+			see(all + first + second)
+			a.Warn("odd")
+			io.WriteString(terminal, "another: a line"+eraseRest+"\n")
+			see("nx-test: warning: a: odd\nanother: a line" + first + second)
+			p.Log.Info("output", "host", "c", "line", "hello")
+			const said = "nx-test: warning: a: odd\nanother: a line\nc> hello\n"
+			see(said + all + first + second)
+			a.Info("keeping", "root", "/nix/x")
+			p.Log.Debug("sending", "doneBytes", 424<<20, "allBytes", 424<<20)
+			board.Debug(stream.EventWritten)
+			see(said + "nx-test: 1 of 3 done; keeping a; connecting c")
+			for n := range 25 {
+				p.Log.Debug("sending", "host", fmt.Sprintf("web%02d", n), "done", n, "all", 100)
+				want := said + "nx-test: 1 of 3 done; keeping a; connecting c"
+				for i := range n + 1 {
+					if n > 21 && i == 21 { // of 24 rows the last one is the cursor's
+						want += fmt.Sprintf("\n  and %d more", n-20)
+						break
+					}
+					want += fmt.Sprintf("\n  web%02d  sending %d of 100", i, i)
+				}
+				see(want)
+			}
+			return errors.New("broken off")
+		}, "nx-test: warning: a: odd\nanother: a line\nc> hello\nnx-test: error: broken off\n"},
 		{"never", []string{"--progress", "never"}, nil, func(p *Process, see func(string)) error {
 			p.Log.Debug(stream.EventRead, "host", "a")
 			p.Log.Info("evaluating", "host", "a")
@@ -208,8 +263,10 @@ func TestLiveLine(t *testing.T) {
 		{"verbose", []string{"-v"}, nil, func(p *Process, see func(string)) error {
 			p.Log.Debug(stream.EventRead, "host", "a")
 			p.Log.Info("evaluating", "host", "a")
+			p.Log.Debug("sending", "host", "a", "doneBytes", 3<<20, "allBytes", 12<<20, "rate", 1<<20, "left", 9, "wire", 7)
+			p.Log.Debug("building", "host", "a", "done", 3, "all", 12)
 			return nil
-		}, "nx-test: a: read\nnx-test: a: evaluating\n"},
+		}, "nx-test: a: read\nnx-test: a: evaluating\nnx-test: a: sending (3.0M of 12M, 1.0M/s, 9s left, wire 7)\nnx-test: a: building (done 3, all 12)\n"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

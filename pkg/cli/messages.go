@@ -38,7 +38,7 @@ func newHandler(tool string, f *Shared, stdout, stderr *os.File) slog.Handler {
 	h.eol = eraseRest + "\n"
 	shown := f.Progress == "always" || f.Progress == "auto" && (f.Output != "" || !isPipe(stdout))
 	if shown && !f.Quiet && !f.Verbose {
-		h.live = &live{tool: tool, width: func() int { return width(stderr) }}
+		h.live = &live{tool: tool, size: func() (int, int) { return size(stderr) }}
 	}
 	return &text{console: h}
 }
@@ -50,12 +50,12 @@ func isPipe(f *os.File) bool {
 	return err != nil || info.Mode()&os.ModeNamedPipe != 0
 }
 
-// width returns the columns of a terminal.
-func width(f *os.File) int {
-	if n, _, err := term.GetSize(int(f.Fd())); err == nil && n > 0 {
-		return n
+// size returns the columns and rows of a terminal.
+func size(f *os.File) (columns, rows int) {
+	if columns, rows, err := term.GetSize(int(f.Fd())); err == nil && columns > 0 && rows > 0 {
+		return columns, rows
 	}
-	return 80 // nobody has told the terminal
+	return 80, 24 // nobody has told the terminal
 }
 
 // event names slog's own attributes as events have them.
@@ -130,7 +130,7 @@ func (h *text) Handle(_ context.Context, r slog.Record) error {
 	isStep := r.Level <= slog.LevelInfo && !isOutput
 	if h.live != nil && isStep {
 		if host != "" {
-			h.live.note(host, message, rest)
+			h.live.note(host, message, r.Level < slog.LevelInfo, rest)
 			return h.print("")
 		}
 		if h.live.count(message, rest) {
@@ -147,6 +147,9 @@ func (h *text) Handle(_ context.Context, r slog.Record) error {
 	b.WriteString(h.tool + ": ")
 	b.WriteString(h.word(r.Level))
 	b.WriteString(prefixed(host) + message)
+	if m, others := cutMeasure(rest); m != nil && m.bytes {
+		rest = append([]string{m.String()}, others...)
+	}
 	if len(rest) > 0 {
 		b.WriteString(" (" + strings.Join(rest, ", ") + ")")
 	}
@@ -199,8 +202,14 @@ func (h *console) paint(code, s string) string {
 
 // print writes whole lines, which may be none, and the live line below them.
 func (h *console) print(lines string) error {
-	if h.live != nil {
+	switch {
+	case h.live != nil && lines == "":
+		lines = h.live.redraw()
+	case h.live != nil:
 		lines = h.live.clear() + lines + h.live.draw()
+	}
+	if lines == "" {
+		return nil
 	}
 	_, err := io.WriteString(h.w, lines)
 	return err

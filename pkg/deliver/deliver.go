@@ -86,6 +86,8 @@ type Courier struct {
 	Timeout time.Duration
 
 	Log *slog.Logger // nil discards
+
+	total total
 }
 
 // DefaultTimeout is for a host that waits for a lock, or reboots.
@@ -99,12 +101,14 @@ const DefaultTimeout = 10 * time.Minute
 //	copying closure  paths, missing and bytes: objects in the closure, unless the host has all,
 //	                 those to send, their NARs' size;
 //	                 not where the host built or fetched the system and this machine does not have it
-//	sending          (debug) done and bytes: of the NARs, rate: bytes of them in a second, left: seconds
+//	sending          (debug) doneBytes of allBytes of the NARs, rate: bytes of them in a second, left: seconds
 //	copied path      (debug) path; sent and missing count objects: it is valid there now
 //	keeping          root
 //	copied           paths, bytes and wire: what was sent this time, NARs and what they took on the line
 //
 // and warns when nothing moves in between, and when a lost connection is opened again.
+// Without a host's name, sending says the same of all hosts together, as a detail
+// and now and then for everybody.
 // With DryRun it ends with "would copy" in place of "copying closure", and sets nothing.
 func (c *Courier) Host(ctx context.Context, r *record.Record) error {
 	path, err := r.StorePath()
@@ -125,7 +129,7 @@ func (c *Courier) Host(ctx context.Context, r *record.Record) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	d := &delivery{Courier: c, log: log.With("host", r.Name()), target: t, path: path,
+	d := &delivery{Courier: c, log: log.With("host", r.Name()), all: log, target: t, path: path,
 		options: closure.Options{Substitute: c.substitutes(r), Compress: c.Compress, Sign: c.Sign, DryRun: c.DryRun}}
 	if err := d.deliver(ctx); err != nil {
 		return err

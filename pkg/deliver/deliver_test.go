@@ -501,6 +501,8 @@ func TestEvents(t *testing.T) {
 	}
 	want := `level=INFO msg=connecting host=web1 target=10.0.0.1
 level=INFO msg="copying closure" host=web1 paths=1 missing=1 bytes=120
+level=DEBUG msg=sending host=web1 doneBytes=0 allBytes=120
+level=DEBUG msg=sending doneBytes=120 allBytes=120
 level=DEBUG msg="copied path" host=web1 path=` + string(system) + ` sent=1 missing=1
 level=INFO msg=keeping host=web1 root=` + root + `
 level=INFO msg=copied host=web1 paths=1 bytes=120 wire=120

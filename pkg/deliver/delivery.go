@@ -19,15 +19,13 @@ const (
 
 	// maxPause is the longest time between two attempts to connect again.
 	maxPause = 30 * time.Second
-
-	// interval is how often a host's progress is told.
-	interval = time.Second
 )
 
 // A delivery is one host's.
 type delivery struct {
 	*Courier
-	log     *slog.Logger
+	log     *slog.Logger  // with the host's name
+	all     *slog.Logger  // without
 	target  target.Target // where it is reached
 	path    store.Path
 	options closure.Options
@@ -37,8 +35,7 @@ type delivery struct {
 	lost  time.Time     // when a connection was, zero when an object has arrived since
 	pause time.Duration // before the next one is opened
 
-	told     time.Time // of the last progress
-	sizeThen uint64    // and what had gone then
+	share share // of what goes to all
 }
 
 // deliver delivers, and goes on over a new connection when one is lost: what the
@@ -46,6 +43,8 @@ type delivery struct {
 func (d *delivery) deliver(ctx context.Context) error {
 	prepared, stop := context.WithCancel(ctx)
 	defer stop()
+	d.share.of = &d.total
+	defer func() { d.share.end(d.all) }()
 	go d.Depot.Prepare(prepared, d.path) // while the host answers
 	conn, err := d.connect(ctx)
 	if err != nil {
@@ -212,21 +211,15 @@ func (d *delivery) notify(p closure.Progress) {
 		if d.DryRun {
 			message = "would copy"
 		}
-		d.told = time.Now()
 		d.log.Info(message, "paths", p.Paths, "missing", p.Missing, "bytes", p.MissingSize)
+		if !d.DryRun && p.MissingSize > 0 {
+			d.share.begin(d.all, p.MissingSize)
+			d.log.Debug("sending", d.share.pace.far(d.share.all)...)
+		}
 	case closure.Sending:
-		now := time.Now()
-		past := now.Sub(d.told)
-		if past < interval {
-			return
+		if d.share.gone(d.all, p.MissingSize, p.Gone) {
+			d.log.Debug("sending", d.share.pace.far(d.share.all)...)
 		}
-		rate := uint64(float64(p.Gone-d.sizeThen) / past.Seconds())
-		d.told, d.sizeThen = now, p.Gone
-		left := time.Duration(0)
-		if rate > 0 && p.MissingSize > p.Gone {
-			left = time.Duration((p.MissingSize-p.Gone)/rate) * time.Second
-		}
-		d.log.Debug("sending", "done", p.Gone, "bytes", p.MissingSize, "rate", rate, "left", left)
 	case closure.Added:
 		d.lost = time.Time{}
 		d.log.Debug("copied path", "path", p.Path, "sent", p.Sent, "missing", p.Missing)
