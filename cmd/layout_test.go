@@ -22,6 +22,7 @@ var imports = map[string][]string{
 	"pkg/inputs":  {},
 	"pkg/network": {"pkg/record", "pkg/store", "pkg/inputs"},
 	"pkg/closure": {"pkg/store"},
+	"pkg/keys":    {"pkg/target"},
 	"pkg/state":   {},
 
 	"pkg/nixcmd":   {"pkg/store"},
@@ -35,7 +36,7 @@ var imports = map[string][]string{
 	"pkg/eval":              {"pkg/record", "pkg/store", "pkg/network", "pkg/inputs"},
 	"pkg/build":             {"pkg/record", "pkg/store", "pkg/target", "pkg/closure"},
 	"pkg/deliver":           {"pkg/record", "pkg/store", "pkg/target", "pkg/closure"},
-	"pkg/activate":          {"pkg/record", "pkg/store", "pkg/target"},
+	"pkg/activate":          {"pkg/record", "pkg/store", "pkg/target", "pkg/keys"},
 
 	"pkg/stream": {"pkg/record"},
 	"pkg/cli":    {"pkg/record", "pkg/stream"},

@@ -208,7 +208,7 @@ func (a *Activator) back(r *record.Record, why error) error {
 func (d *deployment) back(path store.Path) error {
 	ctx := context.Background()
 	d.action, d.path = d.a.Action, path
-	d.health = nil // they are the new system's
+	d.health, d.keys = nil, false // they are the new system's
 	conn, err := d.dial(ctx, d.to)
 	if err != nil {
 		return err

@@ -15,7 +15,8 @@
 #
 # stdout tells facts, one a line, a word and its value; pkg/activate reads them.
 # stderr is what the programs started here print, each line behind a bar. The
-# script is evaluated out of the variable nx, which start keeps in a file.
+# script is evaluated out of the variable nx, which start keeps in a file. Before it
+# stands pkg/keys' keys.sh, whose functions begin with keys_.
 set -u
 
 profile=/nix/var/nix/profiles/system
@@ -64,7 +65,7 @@ folder() {
 
 # ask KEY=VALUE...: what is asked for.
 ask() {
-	action='' system='' root='' special='' by='' switch=300 confirm=60 settle=10 ignore='' rollback=1 reboot='' to='' keep=''
+	action='' system='' root='' special='' by='' switch=300 confirm=60 settle=10 ignore='' rollback=1 reboot='' to='' keep='' keys=''
 	while [ $# -gt 0 ]; do
 		case $1 in
 		action=*) action=${1#*=} ;;
@@ -80,6 +81,7 @@ ask() {
 		reboot=*) reboot=${1#*=} ;;
 		to=*) to=${1#*=} ;;
 		keep=*) keep=${1#*=} ;;
+		keys=*) keys=${1#*=} ;;
 		esac
 		shift
 	done
@@ -110,7 +112,7 @@ start() {
 	ask "$@"
 	look || return
 	if settled; then
-		[ "$action" != dry-activate ] && kept && release
+		[ "$action" = dry-activate ] || { kept && release && confirm_keys; }
 		say "generation $(number "$(generation)")"
 		say unchanged
 		return
@@ -123,6 +125,10 @@ start() {
 		"$new/bin/switch-to-configuration" dry-activate >&2 < /dev/null
 		say "tested $?"
 		say end
+		return
+	fi
+	if ! (staged); then
+		say unstaged
 		return
 	fi
 	[ -d $run ] || mkdir -m 700 $run
@@ -194,8 +200,29 @@ settled() {
 		kept && [ "$(cat $state/default 2> /dev/null)" = "$system" ] || return 1
 		;;
 	esac
-	[ ! -e $state/last/journal ] || grep -q '^end$' $state/last/journal
+	(keyed) && { [ ! -e $state/last/journal ] || grep -q '^end$' $state/last/journal; }
 }
+
+# keyed: whether there is nothing to do for keys, "none" or those staged under a name;
+# without one they are left alone. keys.sh has variables of its own, so what calls it
+# does so in a shell of its own.
+keyed() {
+	case $keys in
+	'') ;;
+	none) [ -z "$(keys_undeclared /dev/null)" ] ;;
+	*) if keys_find "$keys"; then ! keys_changed "$keys"; else keys_there "$keys"; fi ;;
+	esac
+}
+
+# staged: whether the keys are here that nx-copy staged, or were before.
+staged() {
+	case $keys in
+	'' | none) ;;
+	*) keys_find "$keys" || keys_there "$keys" ;;
+	esac
+}
+
+confirm_keys() { case $keys in '' | none) ;; *) ! (keys_find "$keys") || (keys_confirm "$keys") ;; esac }
 
 # reboot_needed: whether what only a boot can change differs from what was
 # booted. A container has booted nothing of this.
@@ -328,7 +355,7 @@ past() {
 	if ! noted end; then
 		ended=unfinished
 	elif noted rolling-back && ! noted kept; then
-		ended=rolled-back
+		ended='rolled-back'
 	elif noted 'done'; then
 		ended=activated
 	fi
@@ -390,6 +417,11 @@ supervise() {
 		step "resuming $(boot_id)"
 		recover
 	fi
+	# This deployment's alone, whoever stages what meanwhile.
+	case $keys in
+	'' | none) ;;
+	*) (keys_claim "$keys" "$id") || keys= ;;
+	esac
 	earlier
 	begin
 }
@@ -402,7 +434,7 @@ mend() {
 	exec >> "$dir/log" 2>&1 < /dev/null
 	asked
 	[ -d "$live" ] || mkdir -m 700 "$live"
-	confirm=0
+	confirm=0 mending=yes
 	step "resuming $(boot_id)"
 	recover
 }
@@ -446,12 +478,15 @@ begin() {
 	ln -sfn "$new" "$roots/$id-new"
 	[ -z "$old" ] || ln -sfn "$old" "$roots/$id-old"
 	if [ "$action" = boot ]; then
+		early_keys
 		commit
+		settle_keys
 		afresh
 		finish
 	fi
 	units > "$live/before"
 	ln -sfn "$new" $run/pending || unready
+	early_keys
 	step "testing $switch" || unready
 	limited "$switch" "$new/bin/switch-to-configuration" test
 	units > "$live/switched"
@@ -460,12 +495,59 @@ begin() {
 	rm -f $run/pending
 	if [ "$action" != test ]; then
 		commit
+		settle_keys
 		afresh
 	else
 		step 'done'
+		settle_keys
 	fi
 	finish
 }
+
+# key COMMAND...: one of keys.sh, within the time that a switch may take.
+key() {
+	limited "$switch" /bin/sh "$dir/activate.sh" "$@"
+	return "$code"
+}
+
+# early_keys: install the keys that the new system starts with, or begin nothing.
+early_keys() {
+	case $keys in '' | none) return ;; esac
+	step keys || unready
+	key keys_install "$id" "$dir" early && return
+	unkeyed=$(tail -n 1 "$dir/log")
+	key keys_restore "$dir"
+	rm -f $run/pending
+	step "unkeyed $unkeyed"
+	finish
+}
+
+# use_keys: who waits for the keys, and who uses them, gets them.
+use_keys() {
+	[ -e "$dir/keys" ] || return 0
+	if ! key keys_hand_over "$dir" early || ! key keys_act "$id" early; then
+		rollback "$(tail -n 1 "$dir/log")"
+	fi
+}
+
+# settle_keys: the system is confirmed: install what is to come now, and forget what
+# was before. A key that cannot be installed any more is no reason to go back.
+settle_keys() {
+	if [ "$keys" = none ]; then
+		true > "$dir/keys"
+	elif [ ! -e "$dir/keys" ]; then
+		return
+	elif ! key keys_install "$id" "$dir" late || ! key keys_hand_over "$dir" late || ! key keys_act "$id" late; then
+		step "late-keys $(tail -n 1 "$dir/log")"
+	fi
+	unwanted=yes
+	[ "$action" != test ] || unwanted=no
+	key keys_settle "${system##*/}" "$dir" $unwanted && (keys_find "$id") && rm -rf "/run/keys/.nx/$id" "/run/nx/keys/$id"
+	step settled-keys
+}
+
+# restore_keys: the keys as they were.
+restore_keys() { if [ -e "$dir/keys" ]; then key keys_restore "$dir"; fi; }
 
 # afresh: reboot into the new default, if that was asked for.
 afresh() {
@@ -531,6 +613,7 @@ prove() {
 			restart
 		fi
 		if [ "$(real /run/current-system)" = "$old" ]; then
+			restore_keys
 			rm -f $run/pending
 			finish
 		fi
@@ -539,9 +622,11 @@ prove() {
 	124) rollback "switch-to-configuration took longer than $switch s" ;;
 	*) rollback "switch-to-configuration: exit status $code" ;;
 	esac
+	switched=$code
+	use_keys
 	calm=$(($(uptime) + settle + (settle > 0)))
 	reach 1 || rollback "$why"
-	if [ "$code" = 4 ] && ! systemd && [ "$ignore" != true ]; then
+	if [ "$switched" = 4 ] && ! systemd && [ "$ignore" != true ]; then
 		rollback 'units failed' # and there is nobody to ask which
 	fi
 	if systemd; then
@@ -627,6 +712,7 @@ commit() {
 	why=$(sed -e '/^Failed to install bootloader/d' "$dir/log" | tail -n 1) # before more is said
 	back
 	[ "$action" != boot ] || {
+		restore_keys
 		step "uncommitted $why"
 		finish
 	}
@@ -685,12 +771,16 @@ back() {
 rollback() {
 	step "rolling-back $*"
 	if [ "$rollback" != 1 ] || [ -z "${old-}" ]; then
+		if [ -e "$dir/keys" ]; then key keys_settle "${system##*/}" "$dir" no; fi
 		step kept
 		finish
 	fi
+	restore_keys
 	limited "$switch" "$old/bin/switch-to-configuration" test
-	step "rolled-back $code"
-	case $code in
+	rolled=$code
+	if [ -e "$dir/keys" ]; then key keys_act "$id" early; fi
+	step "rolled-back $rolled"
+	case $rolled in
 	0 | 4)
 		if reach 2; then
 			rm -f $run/pending
@@ -726,14 +816,24 @@ recover() {
 		from=$(last committing)
 		if [ "$(real /run/current-system)" = "$new" ]; then
 			again
-			noted back || finish
+			noted back || {
+				settle_keys
+				finish
+			}
 			rollback 'set the boot default'
 		fi
 		back
 	fi
 	[ -z "$rebooted" ] || step "rebooted $(real /run/current-system)"
 	# nothing is left to undo, or nothing was left to do
-	if [ -n "$rebooted" ] || ! noted testing || noted 'done'; then finish; fi
+	if noted 'done'; then
+		noted settled-keys || settle_keys
+		finish
+	fi
+	if [ -n "$rebooted" ] || ! noted testing; then
+		restore_keys
+		finish
+	fi
 	rollback "its supervisor was killed$(noted rolling-back && say " after: $(told rolling-back)")"
 }
 
@@ -759,6 +859,7 @@ finish() {
 	if reboot_needed; then step reboot-needed; fi
 	if kept; then release; fi
 	rm -f "$roots/$id-new" "$roots/$id-old" "$dir/reserve"
+	[ -n "${mending-}" ] || (keys_claim "$id" "${system##*/}") # for who tries again
 	rm -rf "$live"
 	forget
 	step end

@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"nx/pkg/keys"
 	"nx/pkg/record"
 	"nx/pkg/store"
 	"nx/pkg/target"
@@ -47,7 +48,9 @@ type deployment struct {
 	health     []check           // must hold of the new system
 	action     Action
 	path       store.Path
-	generation int // of the profile to go back to; 0 for a new one of path
+	generation int  // of the profile to go back to; 0 for a new one of path
+	keys       bool // whether keys were staged, or none is declared
+	keyless    bool // none is declared
 
 	facts   facts
 	journal bool // what is heard now are lines of the journal
@@ -84,6 +87,8 @@ func (a *Activator) deployment(log *slog.Logger, r *record.Record, id string) (*
 	if d.health, err = checksOf(r, "healthChecks", t.Host); err != nil {
 		return nil, err
 	}
+	staged := r.Get("copied").Get("keys")
+	d.keys, d.keyless = staged.IsArray(), len(staged.Array()) == 0
 	d.name, d.hooks = r.Name(), map[string][]hook{}
 	for _, when := range []string{"before", "after", "onRollback"} {
 		if d.hooks[when], err = hooksOf(r, when); err != nil {
@@ -117,7 +122,7 @@ func (d *deployment) call(ctx context.Context, conn Conn, stdout, stderr interfa
 	if err != nil {
 		return 0, err
 	}
-	return conn.Run(ctx, "exec "+line, strings.NewReader(password+script), stdout, stderr)
+	return conn.Run(ctx, "exec "+line, strings.NewReader(password+keys.Script+script), stdout, stderr)
 }
 
 // as is argv as root on the host, and what is to be said first on its stdin.
@@ -177,7 +182,15 @@ func (d *deployment) run(ctx context.Context, conn Conn) (Activation, error) {
 
 // what is to be activated, in the script's words.
 func (d *deployment) what() []string {
-	return []string{"action=" + string(d.action), "system=" + string(d.path), "root=" + d.path.StagedRoot(), "special=" + d.a.Specialisation}
+	words := []string{"action=" + string(d.action), "system=" + string(d.path), "root=" + d.path.StagedRoot(), "special=" + d.a.Specialisation}
+	switch {
+	case !d.keys || d.generation > 0: // left as they are
+	case d.keyless:
+		words = append(words, "keys=none")
+	default:
+		words = append(words, "keys="+d.path.Base())
+	}
+	return words
 }
 
 // settled tells whether the host has nothing to do, as far as can be seen now.

@@ -195,7 +195,7 @@ type way struct {
 }
 
 var ways = []way{
-	{"good", nil, []string{"supervising", "running", "testing", "tested", "confirming", "contact", "settled", "committing", "profile", "boot", "done", "end"}},
+	{"good", nil, []string{"supervising", "running", "keys", "testing", "tested", "confirming", "contact", "settled", "committing", "profile", "boot", "done", "settled-keys", "end"}},
 	{"bad", map[string]string{"test": "2", "say": "no"}, []string{"rolling-back", "rolled-back", "confirming 2", "contact 2"}},
 	{"full", map[string]string{"boot": "1", "say": "full"}, []string{"boot", "back"}},
 }
@@ -249,6 +249,7 @@ func TestChaos(t *testing.T) {
 func (s *stand) suffer(t *testing.T, f fault, files map[string]string, step string) {
 	s.t = t
 	reset(t, s.h, s.old)
+	oldKeys(t, s.h)
 	path := s.system("new", files)
 	s.stopAt(step)
 	a := activate.Activator{Action: activate.Switch, Dial: s.gate.dial, By: "anna@laptop"}
@@ -257,6 +258,7 @@ func (s *stand) suffer(t *testing.T, f fault, files map[string]string, step stri
 		a.Patience, confirm = time.Nanosecond, brief
 	}
 	r := s.record(t, path, confirm)
+	stage(t, s.h, r, path, newKeys...)
 	done := make(chan error)
 	go func() { done <- a.Host(context.Background(), r) }()
 	s.stopped(t)
@@ -279,8 +281,13 @@ func (s *stand) suffer(t *testing.T, f fault, files map[string]string, step stri
 	t.Logf("%s: %s: %v", result, r.Get("activation").Raw, err)
 	got := look(t, s.h, path)
 	want := state{running: "old", profile: "old", boot: "old", generations: 1, calls: got.calls, root: true}
+	wantKeys := keysBefore
 	switch result {
 	case "activated":
+		wantKeys = keysAfter
+		if err != nil && strings.Contains(err.Error(), "install keys: what nx-copy staged is gone; the host runs the new system") {
+			wantKeys, err = keysLess, nil // it rebooted before those that come last
+		}
 		want.running, want.profile, want.boot, want.generations, want.root = "new", "new", "new", 2, false
 	case "rolled-back":
 	case "failed":
@@ -292,6 +299,9 @@ func (s *stand) suffer(t *testing.T, f fault, files map[string]string, step stri
 	}
 	if got != want {
 		t.Errorf("%s: state\n got %+v\nwant %+v\njournal:\n%s", result, got, want, exec(t, s.h, "cat /var/lib/nx/last/journal"))
+	}
+	if got := keysOf(t, s.h); got != wantKeys {
+		t.Errorf("%s: keys\n got %s\nwant %s\njournal:\n%s", result, got, wantKeys, exec(t, s.h, "cat /var/lib/nx/last/journal"))
 	}
 	if (err == nil) != (result == "activated") || files != nil && result != "rolled-back" {
 		t.Errorf("%s: %v", result, err)

@@ -102,6 +102,10 @@ func judge(action Action, path store.Path, fs facts, said *output) (Activation, 
 	switch {
 	case fs.has("unready"):
 		return fail(Failed, "is the host's disk full, or mounted read-only?", "it cannot be noted on the host%s; nothing was changed", because(cmp.Or(fs.value("unready"), said.last())))
+	case fs.has("unstaged"):
+		return fail(Failed, "run nx-copy again: a reboot of the host loses them, and so does a day", "its keys are not staged on the host, and nothing was changed")
+	case fs.has("unkeyed"):
+		return fail(Failed, "", "install keys%s; nothing was changed", because(fs.value("unkeyed")))
 	case fs.has("no-specialisation"):
 		return fail(Failed, "", "the system has no such specialisation")
 	case fs.has("unchanged"):
@@ -138,6 +142,10 @@ func judge(action Action, path store.Path, fs facts, said *output) (Activation, 
 			got.RebootNeeded = false
 		}
 		got.Result = Activated
+		if fs.has("late-keys") {
+			_, err := fail(Activated, "run nx-copy and nx-activate again", "install keys%s; the host runs the new system", because(fs.value("late-keys")))
+			return got, err
+		}
 		return got, nil
 	case fs.has("rebooted"):
 		return fail(RolledBack, "run nx-activate again", "the host rebooted before it was done; it runs %s; %s", cmp.Or(runs, "nothing"), after)

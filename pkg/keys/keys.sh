@@ -100,7 +100,7 @@ keys_changed() {
 	cut -f 2 "$staged/manifest" | grep -q '^new$' || [ -n "$(keys_undeclared "$staged/manifest")" ]
 }
 
-# keys_there NAME: whether what was staged under that name was installed, and is there yet.
+# keys_there SYSTEM: whether what was staged for it was installed, and is there yet.
 keys_there() {
 	[ "$(head -n 1 $keys_list 2> /dev/null)" = "$1" ] || return
 	tail -n +2 $keys_list | while IFS= read -r file; do [ -e "$file" ] || return 1; done
@@ -247,9 +247,13 @@ keys_back() {
 	fi
 }
 
-# keys_settle NAME KEEP PRUNE: the host has the keys as they are now: nothing of what
-# was before is needed any more. With PRUNE "yes", those that the network no longer
-# declares go.
+# keys_claim NAME OTHER: what is staged is called otherwise from now on, unless
+# something is called so.
+keys_claim() { keys_find "$1" && [ ! -e "${staged%/*}/$2" ] && mv -T "$staged" "${staged%/*}/$2"; }
+
+# keys_settle SYSTEM KEEP PRUNE: the host has the keys as they are now, those that
+# SYSTEM needs: nothing of what was before is needed any more. With PRUNE "yes", those
+# that the network no longer declares go.
 keys_settle() {
 	keys_each "$2/keys" keys_drop
 	also=$(keys_undeclared "$2/keys")
@@ -260,8 +264,12 @@ keys_settle() {
 	umask 077
 	mkdir -p ${keys_list%/*} && {
 		printf '%s\n' "$1" && cut -f 10- "$2/keys" && { [ -z "$also" ] || printf '%s\n' "$also"; }
-	} > $keys_list.new && sync $keys_list.new && mv $keys_list.new $keys_list && rm -f "$2/keys" "$2/keys.absent" &&
-		{ ! keys_find "$1" || rm -rf "$staged"; }
+	} > $keys_list.new && sync $keys_list.new && mv $keys_list.new $keys_list && rm -f "$2/keys" "$2/keys.absent"
+}
+
+# keys_confirm NAME: what is staged for that system is there already.
+keys_confirm() {
+	keys_find "$1" && mv "$staged/manifest" "$staged/keys" && keys_settle "$1" "$staged" yes && rm -rf "$staged"
 }
 
 keys_drop() { rm -f "$kept"; }
@@ -288,5 +296,6 @@ keys_at_once() {
 	done
 	acted=0
 	for moment in early late; do (keys_act "$1" $moment 9>&-) || acted=1; done
-	keys_settle "$1" "$keep" "$2" && return $acted
+	system=$(head -n 1 $keys_list 2> /dev/null)
+	keys_settle "${system:--}" "$keep" "$2" && rm -rf "$keep" && return $acted
 }
