@@ -35,7 +35,7 @@ var imports = map[string][]string{
 	"pkg/provision/sandbox": {"pkg/provision", "pkg/target", "pkg/testhost"},
 	"pkg/eval":              {"pkg/record", "pkg/store", "pkg/network", "pkg/inputs"},
 	"pkg/build":             {"pkg/record", "pkg/store", "pkg/target", "pkg/closure"},
-	"pkg/deliver":           {"pkg/record", "pkg/store", "pkg/target", "pkg/closure"},
+	"pkg/deliver":           {"pkg/record", "pkg/store", "pkg/target", "pkg/closure", "pkg/keys"},
 	"pkg/activate":          {"pkg/record", "pkg/store", "pkg/target", "pkg/keys"},
 
 	"pkg/stream": {"pkg/record"},

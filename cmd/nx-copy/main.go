@@ -37,6 +37,7 @@ type commands struct {
 
 type closures struct {
 	cli.Files
+	keySources
 
 	To         string              `placeholder:"STORE" help:"Send the closures to a store that Nix knows, such as s3://BUCKET or file:///srv/cache, what they share once, in place of the targets. The records stay as they are."`
 	Compress   closure.Compression `enum:"auto,zstd,none" default:"auto" placeholder:"HOW" help:"Send zstd to targets that have it: auto, until it turns out that the line is faster than compression, zstd, always, or none (default ${default})."`
@@ -85,6 +86,9 @@ func (c *closures) Run(ctx context.Context, p *cli.Process) error {
 		TargetPort:    c.TargetPort,
 		Timeout:       c.Timeout,
 		Log:           p.Log,
+	}
+	if courier.Keys, err = c.reader(p); err != nil {
+		return err
 	}
 	return stream.Each(ctx, s, p.Jobs, courier.Host)
 }

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"nx/pkg/closure"
+	"nx/pkg/keys"
 	"nx/pkg/record"
 	"nx/pkg/store"
 	"nx/pkg/target"
@@ -71,6 +72,9 @@ type Courier struct {
 	// Substitute says whether hosts first fetch from their own caches what those have;
 	// nil leaves it to what the records' deployment says.
 	Substitute *bool
+
+	// Keys reads the contents of a host's key, where keys are to be brought.
+	Keys func(ctx context.Context, host *record.Record, k *keys.Key) ([]byte, error)
 
 	Compress closure.Compression     // None when empty
 	Sign     func(store.Info) string // if not nil, objects go signed

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -24,6 +25,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"nx/pkg/inputs"
 	"nx/pkg/network"
 	"nx/pkg/record"
 	"nx/pkg/store"
@@ -273,28 +275,70 @@ func listed(tags []string) string {
 }
 
 // fromRoot returns a deployment with the names of files below the root relative to
-// it: where the user's checkout is has no place in a record.
+// it: where the user's checkout is has no place in a record. The files are
+// machinesFile and those of keys, none of which may be in the Nix store in clear.
 func (e *Evaluator) fromRoot(deployment json.RawMessage) (json.RawMessage, error) {
-	file := gjson.GetBytes(deployment, "machinesFile").Str
-	if file == "" {
-		return deployment, nil
-	}
 	root, err := filepath.Abs(e.Root)
 	if err != nil {
-		return nil, fmt.Errorf("find machinesFile from the root: %w", err)
+		return nil, fmt.Errorf("find files from the root: %w", err)
 	}
-	below, err := filepath.Rel(root, file)
-	if err != nil || !filepath.IsLocal(below) {
-		return deployment, nil // it is elsewhere, under a name of its own
+	roots := []string{root}
+	// Nix resolves links on the way to a file, some versions more than others.
+	if resolved, err := filepath.EvalSymlinks(root); err == nil {
+		roots = append(roots, resolved)
 	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(deployment, &members); err != nil {
+	var members map[string]any
+	numbers := json.NewDecoder(bytes.NewReader(deployment))
+	numbers.UseNumber()
+	if err := numbers.Decode(&members); err != nil {
 		return nil, fmt.Errorf("read deployment: %w", err)
 	}
-	if members["machinesFile"], err = json.Marshal(below); err != nil {
+	relative(members, "machinesFile", roots)
+	keys, _ := members["keys"].(map[string]any)
+	for _, name := range slices.Sorted(maps.Keys(keys)) {
+		key, _ := keys[name].(map[string]any)
+		source, _ := key["source"].(map[string]any)
+		file, _ := source["file"].(string)
+		if _, encrypted := source["decrypt"]; !encrypted && inputs.Below(filepath.Clean(file), store.Dir) {
+			return nil, &publicKeyError{name, file}
+		}
+		relative(source, "file", roots)
+	}
+	var b bytes.Buffer
+	w := json.NewEncoder(&b) // sorted, as Nix has them
+	w.SetEscapeHTML(false)
+	if err := w.Encode(members); err != nil {
 		return nil, fmt.Errorf("write deployment: %w", err)
 	}
-	return json.Marshal(members) // sorted, as Nix has them
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
+// relative makes the file that a member of set names relative to the first of roots
+// that it is below.
+func relative(set map[string]any, member string, roots []string) {
+	file, _ := set[member].(string)
+	if !filepath.IsAbs(file) {
+		return
+	}
+	for _, root := range roots {
+		if below, err := filepath.Rel(root, file); err == nil && filepath.IsLocal(below) {
+			set[member] = below
+			return
+		}
+	}
+	set[member] = filepath.Clean(file) // it is elsewhere, under a name of its own
+}
+
+// A publicKeyError says that a key's file is in the Nix store, for all to read.
+type publicKeyError struct{ name, file string }
+
+func (e *publicKeyError) Error() string {
+	return fmt.Sprintf("evaluate deployment.keys.%s: its file is in the Nix store: %s", e.name, e.file)
+}
+
+func (e *publicKeyError) Hint() string {
+	return "all may read what is there, as a path in a flake is: write the file's absolute name as a text, or, where the option takes it, one that starts at --root; " +
+		`or have it printed there, by keyCommand = [ "cat" "FILE" ]; or encrypt it`
 }
 
 // checkSources refuses systems that have something of nx's own folder among their

@@ -16,6 +16,8 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/tidwall/gjson"
+
 	"nx/pkg/eval"
 	"nx/pkg/network"
 	"nx/pkg/nixcmd"
@@ -283,6 +285,81 @@ func TestSecretsAmongSources(t *testing.T) {
 	for _, name := range []string{"leaky", "named"} {
 		if !strings.Contains(got[name], "it copies .nx into the Nix store, as /nix/store/") {
 			t.Errorf("%s: %s", name, got[name])
+		}
+	}
+}
+
+// A record says of a key where it comes from: files below the root by names that
+// start there, however links lead to it. One in the store is refused.
+func TestKeyFiles(t *testing.T) {
+	standIn(t)
+	top := t.TempDir()
+	root := filepath.Join(top, "root")
+	if err := os.MkdirAll(filepath.Join(root, "sub"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("root", filepath.Join(top, "link")); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"secret": "not for all", "sub/network.nix": `{
+		defaults.boot.isContainer = true;
+		web.deployment.keys = {
+			path.keyFile = ../secret;
+			relative.keyFile = "keys/../keys/x";
+			above.keyFile = ./../../y;
+			elsewhere = { keyFile = "/srv/keys/x"; decrypt = "age"; restartUnits = [ "web.service" ]; };
+			encrypted = { keyFile = "${../secret}"; decrypt = "sops"; };
+			printed = { keyCommand = [ "sh" "-c" "a > b && c" ]; uploadAt = "post-activation"; action = [ "reload" "it" ]; };
+			text.text = "not for all";
+		};
+		stored.deployment.keys.a.keyFile = "${../secret}";
+		none.deployment.keys.a = { };
+		both.deployment.keys.a = { text = "not for all"; keyFile = ../secret; };
+		locked.deployment.keys.a = { text = "not for all"; decrypt = "age"; };
+	}`} {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, from := range []string{"root", "link"} {
+		n := &network.Network{Files: []string{filepath.Join(top, from, "sub/network.nix")}, Name: "test", Nix: &nixcmd.Nix{}}
+		e := &eval.Evaluator{Network: n, Store: &roots{}, Root: filepath.Join(top, from), RootDir: "drvs"}
+		var all []*record.Record
+		names := []string{"web", "stored", "none", "both", "locked"}
+		for _, name := range names {
+			all = append(all, parse(t, `{"nx":1,"kind":"host","name":"`+name+`"}`)...)
+		}
+		if _, err := run(t, e, all, names...); err != nil {
+			t.Fatal(err)
+		}
+		sources := regexp.MustCompile(`^/nix/store/\w{32}-`)
+		got := map[string]string{}
+		all[0].Get("deployment").Get("keys").ForEach(func(name, key gjson.Result) bool {
+			got[name.Str] = sources.ReplaceAllString(key.Get("source.file").Str, "STORE-") + key.Get("source.command").Raw + key.Get("source.eval").Str +
+				" " + key.Get("source.decrypt").Str + " " + key.Get("restartUnits").Raw + key.Get("action").Raw + " " + key.Get("uploadAt").Str
+			return true
+		})
+		want := map[string]string{
+			"path":      "secret   pre-activation",
+			"relative":  "keys/../keys/x   pre-activation",
+			"above":     filepath.Join(top, "y") + "   pre-activation",
+			"elsewhere": `/srv/keys/x age ["web.service"] pre-activation`,
+			"encrypted": "STORE-secret sops  pre-activation",
+			"printed":   `["sh","-c","a > b && c"]  ["reload","it"] post-activation`,
+			"text":      "deployment.keys.text.text   pre-activation",
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("%s: %s\n got %q\nwant %q", from, all[0].Bytes(), got, want)
+		}
+		for i, want := range []string{
+			"evaluate deployment.keys.a: its file is in the Nix store: /nix/store/",
+			"Exactly one of text, keyFile and keyCommand of deployment.keys.a must be set",
+			"Exactly one of text, keyFile and keyCommand of deployment.keys.a must be set",
+			"deployment.keys.a.decrypt is for keyFile and keyCommand, not for text",
+		} {
+			if r := all[i+1]; !strings.Contains(r.Get("error").Get("message").Str, want) || strings.Contains(string(r.Bytes()), "not for all") {
+				t.Errorf("%s: %s, want an error with %q", from, r.Bytes(), want)
+			}
 		}
 	}
 }

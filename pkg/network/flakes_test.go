@@ -71,8 +71,8 @@ func TestFlake(t *testing.T) {
 		"own": {
 			Tags:   []string{"own"},
 			Target: []byte(`{"host":"own.example.org","port":2200}`),
-			Deployment: []byte(`{"buildOnTarget":false,"hasFastConnection":false,"keys":{"token":{"contents":{"option":"deployment.keys.token.keyCommand"},` +
-				`"destDir":"/run/keys","group":"root","name":"token","permissions":"0400","uploadAt":"pre-activation","user":"root"}}}`),
+			Deployment: []byte(`{"buildOnTarget":false,"hasFastConnection":false,"keys":{"token":{` +
+				`"destDir":"/run/keys","group":"root","name":"token","permissions":"0400","source":{"command":["echo","from the command"]},"uploadAt":"pre-activation","user":"root"}}}`),
 		},
 	}
 	onEachFlakeNix(t, func(t *testing.T, nixpkgs string) {

@@ -147,8 +147,8 @@ func TestForms(t *testing.T) {
 					`"cmd":[{"cmd":["true","HELLO/bin/hello"],"description":"is alive","period":2,"timeout":5}],` +
 					`"http":[{"description":"answers","headers":{"Authorization":{"option":"deployment.healthChecks.http.0.headers.Authorization"}},` +
 					`"insecureSSL":false,"path":"/health","period":2,"port":8080,"scheme":"http","timeout":5}]},` +
-					`"keys":{"api-key":{"action":["systemctl","reload","httpd"],"contents":{"option":"deployment.secrets.api-key.source"},"destDir":"/var/lib",` +
-					`"group":"root","mkDirs":true,"name":"api-key","permissions":"0400","uploadAt":"post-activation","user":"nobody"}},` +
+					`"keys":{"api-key":{"action":["systemctl","reload","httpd"],"destDir":"/var/lib","group":"root","mkDirs":true,` +
+					`"name":"api-key","permissions":"0400","source":{"file":"HERE/./secrets/api-key"},"uploadAt":"post-activation","user":"nobody"}},` +
 					`"nixConfig":{"builders-use-substitutes":"true"},"ordering":{"tags":["first"]},` +
 					`"preDeployChecks":{"cmd":[{"cmd":["false"],"description":"is there","period":1,"timeout":60}],"http":[]},"substituteOnDestination":false}`),
 			},
@@ -163,8 +163,8 @@ func TestForms(t *testing.T) {
 				Tags:   []string{"web"},
 				Target: []byte(`{"host":"alpha.example.org","port":2222,"sudo":["sudo","-H","--"],"user":"root"}`),
 				Deployment: []byte(`{"allowLocalDeployment":false,"buildOnTarget":true,"keys":{` +
-					`"late":{"contents":{"option":"deployment.keys.late.text"},"destDir":"/var/keys","group":"root","name":"late.key","permissions":"0600","uploadAt":"post-activation","user":"nobody"},` +
-					`"token":{"contents":{"option":"deployment.keys.token.keyCommand"},"destDir":"/run/keys","group":"root","name":"token","permissions":"0600","uploadAt":"pre-activation","user":"root"}},` +
+					`"late":{"destDir":"/var/keys","group":"root","name":"late.key","permissions":"0600","source":{"eval":"deployment.keys.late.text"},"uploadAt":"post-activation","user":"nobody"},` +
+					`"token":{"destDir":"/run/keys","group":"root","name":"token","permissions":"0600","source":{"command":["printf","%s","from the command"]},"uploadAt":"pre-activation","user":"root"}},` +
 					`"replaceUnknownProfiles":true}`),
 			},
 			"beta": {
@@ -184,14 +184,18 @@ func TestForms(t *testing.T) {
 			},
 			"node2": {
 				Target: []byte(`{"host":"node2.example.org","sudo":["doas"],"user":"admin"}`),
-				Deployment: []byte(`{"hasFastConnection":true,"ignoreFailingSystemdUnits":true,"keys":{"token":{"contents":{"option":"configuration.secrets.files.token.file"},` +
-					`"destDir":"/var/lib/nixus-secrets/active/per-group/wheel","group":"wheel","name":"token","permissions":"0040","uploadAt":"pre-activation","user":"root"}},` +
+				Deployment: []byte(`{"hasFastConnection":true,"ignoreFailingSystemdUnits":true,"keys":{"token":{` +
+					`"destDir":"/var/lib/nixus-secrets/active/per-group/wheel","group":"wheel","name":"token","permissions":"0040","source":{"file":"HERE/nixus.nix"},"uploadAt":"pre-activation","user":"root"}},` +
 					`"successTimeout":30,"switchTimeout":60}`),
 			},
 		}},
 	}
 	onEachNix(t, func(t *testing.T) {
 		t.Setenv("NIX_PATH", "nixpkgs="+trees(t)["stand-in"])
+		here, err := filepath.Abs("testdata/networks")
+		if err != nil {
+			t.Fatal(err)
+		}
 		hello := strings.TrimSuffix(strings.Trim(evalString(t, `"${(import <nixpkgs> { }).hello}"`), `"`), "/")
 		for _, tt := range tests {
 			t.Run(tt.file, func(t *testing.T) {
@@ -219,7 +223,7 @@ func TestForms(t *testing.T) {
 						t.Errorf("%s: %v", name, s.Err)
 						continue
 					}
-					deployment := bytes.ReplaceAll(want.Deployment, []byte("HELLO"), []byte(hello))
+					deployment := []byte(strings.NewReplacer("HELLO", hello, "HERE", here).Replace(string(want.Deployment)))
 					if !bytes.Equal(s.Target, want.Target) || !slices.Equal(s.Tags, want.Tags) || !bytes.Equal(s.Deployment, deployment) {
 						t.Errorf("%s:\n got %s %q %s\nwant %s %q %s", name, s.Target, s.Tags, s.Deployment, want.Target, want.Tags, deployment)
 					}

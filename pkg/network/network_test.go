@@ -137,7 +137,7 @@ func TestEvaluate(t *testing.T) {
 			want: map[string]System{
 				"db": {Target: []byte(`{"host":"192.0.2.10","sudo":["sudo","-H","--"],"user":"root"}`)},
 				"web": {Target: []byte(`{"host":"192.0.2.11","port":2222,"sudo":["sudo","-H","--"],"user":"admin"}`), Tags: []string{"public"},
-					Deployment: []byte(`{"alwaysActivate":true,"hasFastConnection":false,"keys":{"database-password":{"contents":{"option":"deployment.keys.database-password.text"},"destDir":"/run/keys","group":"root","name":"database-password","permissions":"0400","uploadAt":"pre-activation","user":"root"}}}`)},
+					Deployment: []byte(`{"alwaysActivate":true,"hasFastConnection":false,"keys":{"database-password":{"destDir":"/run/keys","group":"root","name":"database-password","permissions":"0400","source":{"eval":"deployment.keys.database-password.text"},"uploadAt":"pre-activation","user":"root"}}}`)},
 			},
 		},
 		{
@@ -257,8 +257,7 @@ func TestDerivationIsPlain(t *testing.T) {
 			{"board", `[ (net "raspberry.nix").board undeclared ]`, "{ }"},
 			{"db", db + ours, "{ }"},
 			{"db", db + "undeclared ]", "{ }"},
-			{"web", web + ours, nodes},
-			{"web", web + "undeclared ]", nodes},
+			{"web", web + ours, nodes}, // with units for its key, which are nothing without ours
 		}
 		for _, tt := range tests {
 			want := plain(tt.name, tt.modules, tt.specialArgs)

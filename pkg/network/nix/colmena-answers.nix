@@ -35,7 +35,9 @@ in
         inherit (cfg) allowLocalDeployment buildOnTarget replaceUnknownProfiles;
         # Its name, rather than a copy of it in the store.
         machinesFile = if machinesFile == null then null else toString machinesFile;
-        keys = builtins.mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ]) cfg.keys;
+        keys = record.keys cfg.keys;
       };
     };
+
+  texts = nodes: name: record.texts nodes.${name}.config.deployment.keys;
 }

@@ -105,5 +105,6 @@ in
     describe = answers.describe light;
     describeFully = answers.describe unchecked;
     system = name: answers.system meta nodes name // { ofOthers = takesFacts && known.ofOthers name nodes.${name}.config; };
+    texts = answers.texts nodes;
   };
 }

@@ -18,7 +18,8 @@ let
     options = {
       name = optionWith name types.str "Name of the file.";
       text = optionWith null (types.nullOr types.str) "The contents.";
-      keyFile = optionWith null (types.nullOr types.path) "A file on the deploying machine that has the contents.";
+      keyFile = optionWith null (types.nullOr (types.either types.path types.str))
+        "A file on the deploying machine that has the contents; text that is no absolute path starts at --root.";
       keyCommand = optionWith null (types.nullOr (types.listOf types.str))
         "A command run on the deploying machine that prints the contents.";
       destDir = optionWith "/run/keys" types.path "The directory on the machine that gets the file.";
@@ -30,7 +31,15 @@ let
       };
       user = optionWith "root" types.str "Who owns the file.";
       group = optionWith "root" types.str "The group of the file.";
-      permissions = optionWith "0600" types.str "The mode of the file, as chmod understands it.";
+      permissions = optionWith "0600" types.str "The mode of the file, in octal.";
+
+      # These are nx's own.
+      uploadAt = optionWith "pre-activation" (types.enum [ "pre-activation" "post-activation" ])
+        "When the file is brought to the machine.";
+      decrypt = optionWith null (types.nullOr (types.enum [ "age" "sops" ]))
+        "How what keyFile or keyCommand give is encrypted.";
+      action = optionWith [ ] (types.listOf types.str) "A command that runs on the machine when the file has changed.";
+      restartUnits = optionWith [ ] (types.listOf types.str) "Units that are restarted when the file has changed, if they run.";
     };
   };
 
@@ -70,7 +79,7 @@ in
 {
   _file = "nx/deployment";
 
-  imports = [ ./addresses.nix ];
+  imports = [ ./addresses.nix ./keys.nix ];
 
   options = {
     deployment = {

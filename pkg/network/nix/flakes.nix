@@ -9,7 +9,7 @@
 }:
 
 let
-  inherit (builtins) attrNames elemAt filter functionArgs head intersectAttrs isFunction length mapAttrs tail;
+  inherit (builtins) attrNames elemAt filter functionArgs head intersectAttrs isFunction length tail;
   inherit (flake) outputs;
 
   record = import ./record.nix;
@@ -34,6 +34,10 @@ let
   own = name:
     let inherit (configurations.${name}) options config;
     in if options ? deployment then config.deployment else { };
+
+  # Options of that name are the configuration's own; keys are those that are as
+  # NixOps' and colmena's.
+  keysOf = cfg: record.where (key: key ? text && key ? keyFile && key ? keyCommand && key ? destDir) (cfg.keys or { });
 
   portOf = options:
     if length options < 2 then null
@@ -99,11 +103,11 @@ let
             magicRollback = node.magicRollback or null;
             successTimeout = node.confirmTimeout or null;
             switchTimeout = node.activationTimeout or null;
-            # Options of that name are the configuration's own; keys are those that are as NixOps' and colmena's.
-            keys = mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ])
-              (record.where (key: key ? text && key ? keyFile && key ? keyCommand && key ? destDir) (cfg.keys or { }));
+            keys = record.keys (keysOf cfg);
           };
         };
+
+      texts = name: record.texts (keysOf (own name));
     };
   };
 
@@ -125,6 +129,7 @@ let
         describe = colmenaAnswers.describe hive.nodes;
         describeFully = describe;
         system = colmenaAnswers.system (hive.metaConfig or { }) hive.nodes;
+        texts = colmenaAnswers.texts hive.nodes;
       };
     };
 

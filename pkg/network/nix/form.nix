@@ -3,11 +3,12 @@
 # Each form has a file here that makes of them:
 #
 #   about      { form, description, enableRollback, nixpkgs, machines, resources, warnings }
-#   machine    { describe, describeFully, system }, functions of a machine's name:
+#   machine    { describe, describeFully, system, texts }, functions of a machine's name:
 #     describe   { deployment, tags, target } for provisioning and lists, without
 #                NixOS' modules where that can be; describeFully with them
 #     system     { drvPath, system, tags, target, deployment } for the record, and
 #                ofOthers, true where others' records have a part in the derivation
+#     texts      { KEY = contents; } of the keys whose contents are in the network
 #   resource   { describe, describeFully }, functions of type and name
 #   scope      { nodes, resources, lib }: what a query may name; nodes.<name>.config
 #              is a machine's configuration

@@ -72,13 +72,14 @@ let
       };
     };
 
-  key = name: { source, destination, owner, permissions, action, mkDirs, uploadAt, ... }:
-    record.key "deployment.secrets.${name}" [ "source" ] {
-      inherit source permissions uploadAt;
+  key = { source, destination, owner, permissions, action, mkDirs, uploadAt, ... }:
+    record.key { file = from source; } {
+      inherit permissions action uploadAt;
       inherit (owner) user group;
       name = baseNameOf destination;
       destDir = dirOf destination;
-    } // { inherit action mkDirs; };
+    } // { inherit mkDirs; };
+  from = source: if builtins.substring 0 1 source == "/" then source else "${toString (dirOf file)}/${source}";
 
   system' = name:
     let
@@ -93,7 +94,7 @@ let
         inherit (cfg) buildOnly substituteOnDestination;
         healthChecks = record.checks "deployment.healthChecks" cfg.healthChecks;
         preDeployChecks = record.checks "deployment.preDeployChecks" cfg.preDeployChecks;
-        keys = lib.mapAttrs key cfg.secrets;
+        keys = lib.mapAttrs (_: key) cfg.secrets;
         ordering.tags = settings.ordering.tags or [ ];
         nixConfig = lib.mapAttrs (name: value:
           if builtins.isString value then value else throw "network.nixConfig.${name} is no string") (settings.nixConfig or { });
@@ -119,5 +120,6 @@ in
     describe = describe light;
     describeFully = describe unchecked;
     system = system';
+    texts = _: { };
   };
 }

@@ -235,7 +235,7 @@ let
       target = targetOf machine;
       deployment = {
         inherit (cfg) alwaysActivate hasFastConnection;
-        keys = mapAttrs (name: record.key "deployment.keys.${name}" [ "text" "keyFile" "keyCommand" ]) cfg.keys;
+        keys = record.keys cfg.keys;
       } // record.activation cfg;
       ofOthers = known.ofOthers name config;
     };
@@ -261,6 +261,7 @@ in
     describe = describe light.machine;
     describeFully = describe full.machine;
     inherit system;
+    texts = name: record.texts (full.machine name).config.deployment.keys;
   };
   resource = {
     describe = describeResource light.resources;

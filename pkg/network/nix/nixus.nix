@@ -69,18 +69,18 @@ let
       };
     };
 
-  # A secret is readable by one user or by one group.
-  key = secrets: name: { user, group, ... }:
+  # A secret is readable by one user or by one group. Its file in the configuration
+  # is a derivation that knows where the contents are.
+  key = secrets: name: { file, user, group, ... }:
     let
       owner = if user != null then user else "root";
       byGroup = group != null;
-    in record.key "configuration.secrets.files.${name}" [ "file" ] {
+    in record.key { inherit (file) file; } {
       inherit name;
       destDir = "${toString secrets.baseDirectory}/active/" + (if byGroup then "per-group/${group}" else "per-user/${owner}");
       user = if byGroup then "root" else owner;
       group = if byGroup then group else "root";
       permissions = if byGroup then "0040" else "0400";
-      file = true;
     };
 
   system' = name:
@@ -121,5 +121,6 @@ in
     inherit describe;
     describeFully = describe;
     system = system';
+    texts = _: { };
   };
 }

@@ -1,7 +1,7 @@
 # What the answers of several forms have in common: values as host records have
 # them. A record has no secret; it names the option that has it.
 let
-  inherit (builtins) attrNames filter genList head elemAt length mapAttrs;
+  inherit (builtins) attrNames filter genList elemAt length mapAttrs;
 in
 rec {
   # The members whose value is so.
@@ -13,12 +13,26 @@ rec {
 
   option = name: { option = name; };
 
-  # A key, which comes by the first of the options from, below path, that is set.
-  key = path: from: { name, destDir, user, group, permissions, uploadAt ? "pre-activation", ... }@key: {
-    inherit name user group permissions uploadAt;
+  # A key. Its source is the file, the command or the option that has its contents.
+  key = source: { name, destDir, user, group, permissions, uploadAt ? "pre-activation", action ? [ ], restartUnits ? [ ], ... }: {
+    inherit name user group permissions uploadAt source;
     destDir = toString destDir;
-    contents = option "${path}.${head (filter (source: key.${source} != null) from ++ from)}";
-  };
+  } // where (list: list != [ ]) { inherit action restartUnits; };
+
+  # The keys of options as NixOps' and colmena's. A file is its name: as a path
+  # JSON would have it in the store.
+  keys = mapAttrs (name: { text, keyFile, keyCommand, decrypt ? null, ... }@options: key (given {
+    file = if keyFile == null then null else toString keyFile;
+    command = keyCommand;
+    eval = if text == null then null else "deployment.keys.${name}.text";
+    inherit decrypt;
+  }) options);
+
+  # The contents of those that are in the network: for the one who brings them to
+  # the machine, and in no record.
+  texts = keys: mapAttrs (name: { text, ... }:
+    # Options that are none of nx's may have a path there, whose file JSON would have in the store.
+    if builtins.isString text then text else throw "deployment.keys.${name}.text is no string") (where (key: key.text != null) keys);
 
   # Checks as morph defines them, with times in seconds.
   checks = path: { cmd, http, ... }: {

@@ -17,7 +17,7 @@
   alpha = { pkgs, ... }: {
     deployment = { targetHost = "alpha.example.org"; targetPort = 2222; tags = [ "web" ]; buildOnTarget = true; };
     deployment.keys = {
-      token.keyCommand = [ "printf" "%s" "not-in-any-record" ];
+      token.keyCommand = [ "printf" "%s" "from the command" ];
       late = { text = "not-in-any-record"; name = "late.key"; destDir = "/var/keys"; user = "nobody"; uploadAt = "post-activation"; };
     };
     environment.etc.motto.text = pkgs.motto;

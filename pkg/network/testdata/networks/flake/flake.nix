@@ -17,7 +17,7 @@
           targetHost = "own.example.org";
           targetPort = 2200;
           tags = [ config.networking.hostName ];
-          keys.token = { name = "token"; text = null; keyFile = null; keyCommand = [ "echo" "not-in-any-record" ];
+          keys.token = { name = "token"; text = null; keyFile = null; keyCommand = [ "echo" "from the command" ];
             destDir = "/run/keys"; user = "root"; group = "root"; permissions = "0400"; };
           keys.other.shape = "another";
         };
