@@ -112,6 +112,8 @@ in
   };
 
   config = {
+    systemd.targets.keys = { description = "Security Keys"; unitConfig.X-StopOnReconfiguration = true; };
+
     systemd.timers = lib.mapAttrs (_: s: {
       wantedBy = [ "timers.target" ];
       timerConfig.OnCalendar = s.startAt;
