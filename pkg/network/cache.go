@@ -525,10 +525,11 @@ type memory struct {
 	said    []string // since the last answer
 }
 
-// memorize returns what remembers one evaluator's answers.
+// memorize returns what remembers one evaluator's answers, nil where they are for
+// this moment or for nobody else.
 func (s *session) memorize(answer string) *memory {
 	p := s.page()
-	if p == nil || s.expression != "" {
+	if p == nil || s.expression != "" || answer == secretly {
 		return nil
 	}
 	m := &memory{session: s, page: p, asked: answer, answers: map[string]remembered{}, reading: s.reading(p)}

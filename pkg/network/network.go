@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"nx/pkg/store"
@@ -192,18 +193,7 @@ func (n *Network) Evaluate(ctx context.Context, names []string, facts Facts, don
 		return err
 	}
 	defer s.close()
-	machines := map[string]bool{}
-	for _, name := range about.Machines {
-		machines[name] = true
-	}
-	var items []item
-	for _, name := range names {
-		if !machines[name] {
-			done(System{Name: name, Err: fmt.Errorf("evaluate configuration: the network has no machine %q", name)})
-			continue
-		}
-		items = append(items, item{Kind: "machine", Name: name})
-	}
+	items := about.items(names, func(name string, err error) { done(System{Name: name, Err: err}) })
 	system := func(it item, answer []byte, err error) {
 		sys := System{Name: it.Name, Err: err}
 		if err == nil {
@@ -221,6 +211,18 @@ func (n *Network) Evaluate(ctx context.Context, names []string, facts Facts, don
 	}
 	s.askAll(ctx, wholly, items, system)
 	return ctx.Err()
+}
+
+// items are the named machines; none is called for those that the network lacks.
+func (a *About) items(names []string, none func(name string, err error)) (items []item) {
+	for _, name := range names {
+		if slices.Contains(a.Machines, name) {
+			items = append(items, item{Kind: "machine", Name: name})
+		} else {
+			none(name, fmt.Errorf("evaluate configuration: the network has no machine %q", name))
+		}
+	}
+	return items
 }
 
 // wholly is the answer that has a machine's derivation.

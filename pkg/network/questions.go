@@ -3,9 +3,11 @@ package network
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"sync"
+	"unicode/utf8"
 )
 
 // Machines returns every machine of the network as Describe does, and no
@@ -66,6 +68,34 @@ func (s *session) describe(ctx context.Context, about *About) ([]Machine, []Reso
 	s.ask(ctx, lightly, s.tellKnown(lightly, items, light), light)
 	s.askAll(ctx, "describeFully", s.tellKnown("describeFully", again, take), take)
 	return machines, resources
+}
+
+// secretly is the answer that is written down nowhere: the contents of keys.
+const secretly = "texts"
+
+// Texts calls tell for each of the named machines with the contents of those of its
+// keys that are in the network, by the keys' names, as soon as it is evaluated, from
+// several goroutines, in any order. They come through a pipe and stay in memory. The
+// error is for the network as a whole; then machines may be left out.
+func (n *Network) Texts(ctx context.Context, names []string, facts Facts, tell func(machine string, texts map[string]string, err error)) error {
+	s, about, err := n.ready(ctx, facts)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if s.pure() {
+		s.log().Warn("what a flake has is in the Nix store, for all to read: the texts of keys, too", "hint", "let keys come from keyFile or keyCommand")
+	}
+	items := about.items(names, func(name string, err error) { tell(name, nil, err) })
+	s.askAll(ctx, secretly, items, func(it item, answer []byte, err error) {
+		var texts map[string]string
+		if err == nil && (!utf8.Valid(answer) || json.Unmarshal(answer, &texts) != nil) {
+			// What is wrong with them would be in the error of who reads them.
+			err = errors.New("evaluate configuration: the texts of deployment.keys are no UTF-8")
+		}
+		tell(it.Name, texts, err)
+	})
+	return ctx.Err()
 }
 
 // Query returns the value of a Nix expression about the network, as JSON. The
