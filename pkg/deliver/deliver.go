@@ -22,6 +22,7 @@ import (
 	"iter"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"nx/pkg/closure"
@@ -73,7 +74,7 @@ type Courier struct {
 	// nil leaves it to what the records' deployment says.
 	Substitute *bool
 
-	// Keys reads the contents of a host's key, where keys are to be brought.
+	// Keys reads the contents of a host's key; nil leaves keys alone.
 	Keys func(ctx context.Context, host *record.Record, k *keys.Key) ([]byte, error)
 
 	Compress closure.Compression     // None when empty
@@ -107,6 +108,7 @@ const DefaultTimeout = 10 * time.Minute
 //	                 not where the host built or fetched the system and this machine does not have it
 //	sending          (debug) doneBytes of allBytes of the NARs, rate: bytes of them in a second, left: seconds
 //	copied path      (debug) path; sent and missing count objects: it is valid there now
+//	staging keys     keys: how many, where there are any
 //	keeping          root
 //	copied           paths, bytes and wire: what was sent this time, NARs and what they took on the line
 //
@@ -119,9 +121,47 @@ func (c *Courier) Host(ctx context.Context, r *record.Record) error {
 	if err != nil {
 		return err
 	}
-	t, err := r.Target()
+	t, err := c.at(r)
 	if err != nil {
 		return err
+	}
+	declared, known, err := declared(r)
+	if err != nil {
+		return err
+	}
+	log := c.logger()
+	d := &delivery{Courier: c, log: log.With("host", r.Name()), all: log, target: t, path: path,
+		options: closure.Options{Substitute: c.substitutes(r), Compress: c.Compress, Sign: c.Sign, DryRun: c.DryRun}}
+	known = known && c.Keys != nil && !c.DryRun
+	if known && len(declared) > 0 {
+		d.keys = sync.OnceValues(func() ([]keys.Contents, error) { return c.contents(ctx, r, declared) })
+		go d.keys() // a command may take its time
+	}
+	if err := d.deliver(ctx); err != nil {
+		return err
+	}
+	if c.DryRun {
+		return nil
+	}
+	copied := struct {
+		StorePath store.Path `json:"storePath"`
+		Keys      *[]string  `json:"keys,omitempty"` // those that are staged; absent when the host's are left alone
+	}{StorePath: path}
+	if known {
+		names := make([]string, len(declared))
+		for i, k := range declared {
+			names[i] = k.ID
+		}
+		copied.Keys = &names
+	}
+	return r.Set("copied", copied)
+}
+
+// at is where the host is reached.
+func (c *Courier) at(r *record.Record) (target.Target, error) {
+	t, err := r.Target()
+	if err != nil {
+		return t, err
 	}
 	if c.TargetHost != "" {
 		t.Host, t.Previous = c.TargetHost, nil
@@ -129,21 +169,14 @@ func (c *Courier) Host(ctx context.Context, r *record.Record) error {
 	if c.TargetPort != 0 {
 		t.Port, t.Previous = c.TargetPort, nil
 	}
-	log := c.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	return t, nil
+}
+
+func (c *Courier) logger() *slog.Logger {
+	if c.Log == nil {
+		return slog.New(slog.DiscardHandler)
 	}
-	d := &delivery{Courier: c, log: log.With("host", r.Name()), all: log, target: t, path: path,
-		options: closure.Options{Substitute: c.substitutes(r), Compress: c.Compress, Sign: c.Sign, DryRun: c.DryRun}}
-	if err := d.deliver(ctx); err != nil {
-		return err
-	}
-	if c.DryRun {
-		return nil
-	}
-	return r.Set("copied", struct {
-		StorePath store.Path `json:"storePath"`
-	}{path})
+	return c.Log
 }
 
 // substitutes tells whether the host is to fetch from its caches what they have.

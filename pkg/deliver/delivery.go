@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"nx/pkg/closure"
+	"nx/pkg/keys"
 	"nx/pkg/store"
 	"nx/pkg/target"
 )
@@ -29,6 +30,7 @@ type delivery struct {
 	target  target.Target // where it is reached
 	path    store.Path
 	options closure.Options
+	keys    func() ([]keys.Contents, error) // what is to be staged, once it was read; nil for nothing
 
 	waiting atomic.Bool // the host's silence is expected
 
@@ -128,10 +130,11 @@ func (d *delivery) over(ctx context.Context, conn Conn) error {
 	})
 	defer giveUp.Stop()
 
-	h, err := d.open(ctx, conn, d.target, d.path, d.options.Substitute, func() {
+	moved := func() {
 		stall.Reset(patience)
 		giveUp.Reset(d.timeout())
-	})
+	}
+	h, err := d.open(ctx, conn, d.target, d.path, d.options.Substitute, moved)
 	if err != nil {
 		conn.Close()
 		return fmt.Errorf("copy %s: %w", d.path, err)
@@ -145,6 +148,9 @@ func (d *delivery) over(ctx context.Context, conn Conn) error {
 	}
 	if d.DryRun {
 		return nil
+	}
+	if err := d.stage(ctx, conn, moved); err != nil {
+		return err
 	}
 	root := d.path.StagedRoot()
 	if !mayKeep(d.target) {

@@ -287,7 +287,7 @@ func TestRefused(t *testing.T) {
 		{"no folder", "", "", dirless, "/etc/keys/none/a: there is no folder /etc/keys/none"},
 		{"action fails", "", "", Contents{Key: Key{ID: "a", Name: "a", DestDir: "/run/keys", User: "root", Group: "root", Permissions: "0400",
 			Action: []string{"sh", "-c", "echo it\\'s; exit 1"}}}, "it's\n/run/keys/a: its action failed"},
-		{"memory", "mkdir /run/nx; ln -s /var/keys /run/nx/keys", "", key("a", "/run/keys", "one"), "stage keys: exit status 1: there is no folder in memory: /run/nx/keys is on a disk"},
+		{"memory", "mkdir /run/nx; ln -s /var/keys /run/nx/keys", "", key("a", "/run/keys", "one"), "stage keys: there is no folder in memory: /run/nx/keys is on a disk"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			fresh(t, h)

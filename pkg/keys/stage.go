@@ -39,14 +39,36 @@ type Run = func(ctx context.Context, script string, stdin io.Reader, stdout, std
 // name, the base name of its store path. What the host has already is not sent;
 // sent counts the others. Nothing that the host uses is changed.
 func Stage(ctx context.Context, run Run, name string, keys []Contents) (sent int, err error) {
+	word, err := target.Quote(name)
+	if err != nil {
+		return 0, fmt.Errorf("stage keys: %w", err)
+	}
+	if sent, err = over(ctx, run, "keys_receive "+word, keys); err != nil {
+		return 0, fmt.Errorf("stage keys: %w", err)
+	}
+	return sent, nil
+}
+
+// Install brings keys to a host and installs them at once, without an activation.
+// Those that the network no longer declares stay unless prune is set.
+func Install(ctx context.Context, run Run, keys []Contents, prune bool) (sent int, err error) {
+	name := "now-" + rand.Text()
+	if sent, err = over(ctx, run, fmt.Sprintf("keys_receive %s && keys_at_once %[1]s %s >&2", name, yes(&prune)), keys); err != nil {
+		return 0, fmt.Errorf("install keys: %w", err)
+	}
+	return sent, nil
+}
+
+// over runs functions of the script, the first of which is keys_receive, and talks to it.
+func over(ctx context.Context, run Run, functions string, keys []Contents) (sent int, err error) {
 	stdin, told := io.Pipe()
 	answers, said := io.Pipe()
 	var stderr bytes.Buffer
 	done := make(chan error, 1)
 	go func() {
-		status, err := run(ctx, Script+"\nkeys_receive "+name, stdin, said, &stderr)
+		status, err := run(ctx, Script+"\n"+functions, stdin, said, &stderr)
 		if err == nil && status != 0 {
-			err = fmt.Errorf("exit status %d%s", status, because(stderr.String()))
+			err = failed(status, stderr.String())
 		}
 		// Whoever talks or listens learns why nobody else does.
 		stdin.CloseWithError(cause(err))
@@ -59,10 +81,7 @@ func Stage(ctx context.Context, run Run, name string, keys []Contents) (sent int
 	if ended := <-done; err == nil {
 		err = ended
 	}
-	if err != nil {
-		return 0, fmt.Errorf("stage keys: %w", err)
-	}
-	return sent, nil
+	return sent, err
 }
 
 // cause is err, or that there is nobody any more.
@@ -73,13 +92,13 @@ func cause(err error) error {
 	return err
 }
 
-// because is the last line that a script printed as the end of a message.
-func because(said string) string {
+// failed is why a script failed: the last line that it printed.
+func failed(status int, said string) error {
 	lines := strings.Split(strings.TrimSpace(said), "\n")
 	if last := lines[len(lines)-1]; last != "" {
-		return ": " + last
+		return errors.New(last)
 	}
-	return ""
+	return fmt.Errorf("exit status %d", status)
 }
 
 // send is what the host's keys_receive listens to.
