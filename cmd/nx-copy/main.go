@@ -31,13 +31,14 @@ import (
 
 type commands struct {
 	cli.Shared
+	cli.Network
+	keySources
 
 	Closures closures `cmd:"" default:"withargs" help:"Bring each host's closure to its target."`
 }
 
 type closures struct {
 	cli.Files
-	keySources
 
 	To         string              `placeholder:"STORE" help:"Send the closures to a store that Nix knows, such as s3://BUCKET or file:///srv/cache, what they share once, in place of the targets. The records stay as they are."`
 	Compress   closure.Compression `enum:"auto,zstd,none" default:"auto" placeholder:"HOW" help:"Send zstd to targets that have it: auto, until it turns out that the line is faster than compression, zstd, always, or none (default ${default})."`
@@ -51,7 +52,7 @@ type closures struct {
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *closures) Run(ctx context.Context, p *cli.Process) error {
+func (c *closures) Run(ctx context.Context, p *cli.Process, flags *commands) error {
 	sign, err := c.signer()
 	if err != nil {
 		return &cli.UsageError{Err: err}
@@ -87,7 +88,10 @@ func (c *closures) Run(ctx context.Context, p *cli.Process) error {
 		Timeout:       c.Timeout,
 		Log:           p.Log,
 	}
-	if courier.Keys, err = c.reader(p); err != nil {
+	var done func()
+	courier.Keys, done, err = flags.reader(ctx, p, s)
+	defer done()
+	if err != nil {
 		return err
 	}
 	return stream.Each(ctx, s, p.Jobs, courier.Host)

@@ -25,6 +25,7 @@ import (
 
 	"nx/pkg/cli"
 	"nx/pkg/eval"
+	"nx/pkg/keys"
 	"nx/pkg/network"
 	"nx/pkg/nixcmd"
 	"nx/pkg/record"
@@ -85,6 +86,9 @@ type evaluate struct {
 	Depfile   string `placeholder:"FILE" help:"Write a rule for make to FILE: what -o FILE depends on is what the evaluation read."`
 	DepTarget string `name:"depfile-target" placeholder:"TARGET" help:"The rule's target (default: that of -o)."`
 	GCRootDir string `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's derivation by a link in DIR (default: .nx/drvs under --root)."`
+
+	KeysOut      string   `placeholder:"FILE" help:"Write the texts of keys that are in the network to FILE, once the stream is whole, encrypted by age for nx-copy --keys FILE."`
+	AgeRecipient []string `env:"NX_AGE_RECIPIENTS" placeholder:"R" help:"Whom --keys-out encrypts for: a recipient of age, an ssh public key, or a file of such. Repeatable."`
 }
 
 // Run is called by cli.Main after the flags are parsed.
@@ -118,8 +122,12 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process, flags *commands) err
 		return err
 	}
 	s.Facts = e.Fact
+	bundle, err := c.bundle(e)
+	if err != nil {
+		return err
+	}
 	if c.OutDir == "" {
-		return rule(stream.Run(ctx, s, e.Run))
+		return rule(bundle(stream.Run(ctx, s, e.Run)))
 	}
 	if s.Output.File != "" {
 		return &cli.UsageError{Err: errors.New("--out-dir and -o: each says where records go"), HintMsg: "leave out one of them"}
@@ -129,7 +137,33 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process, flags *commands) err
 		return err
 	}
 	s.Output.Take = func(records []*record.Record) error { return eval.WriteDir(c.OutDir, records, about.Machines) }
-	return rule(stream.Run(ctx, s, e.Run))
+	return rule(bundle(stream.Run(ctx, s, e.Run)))
+}
+
+// bundle returns what to call with the outcome of e's evaluation: it writes the texts
+// of keys if that is asked for and the stream is whole.
+func (c *evaluate) bundle(e *eval.Evaluator) (func(error) error, error) {
+	if c.KeysOut == "" {
+		return func(err error) error { return err }, nil
+	}
+	recipients, err := keys.ParseRecipients(c.AgeRecipient)
+	if err == nil && len(recipients) == 0 {
+		err = errors.New("--keys-out without anybody who may read it")
+	}
+	if err != nil {
+		return nil, &cli.UsageError{Err: err, HintMsg: "name a recipient of age, an ssh public key or a file of such with --age-recipient R"}
+	}
+	texts := keys.Bundle{}
+	e.Keep = func(host string, of map[string]string) { texts[host] = of }
+	return func(err error) error {
+		if hosts := (*stream.HostsError)(nil); err != nil && !errors.As(err, &hosts) {
+			return err
+		}
+		if failed := texts.Write(c.KeysOut, recipients); failed != nil {
+			return failed
+		}
+		return err
+	}, nil
 }
 
 // rule returns what to call with the outcome of an evaluation of n: it writes the

@@ -53,6 +53,10 @@ type Evaluator struct {
 	// tells whether a host with these tags is one of them.
 	Chooses func(name string, tags []string) bool
 
+	// Keep, when set, gets the contents of those keys of the emitted hosts that are
+	// in the network, by the keys' names, before Run returns.
+	Keep func(host string, texts map[string]string)
+
 	facts network.Facts
 }
 
@@ -135,6 +139,7 @@ func (e *Evaluator) Run(ctx context.Context, in iter.Seq2[*record.Record, error]
 	slices.Sort(names)
 	// The evaluators do not wait for what is asked of the store.
 	systems := make(chan network.System, len(names))
+	var withTexts []string // and not emitted yet
 	var applied sync.WaitGroup
 	applied.Go(func() {
 		for s := range systems {
@@ -142,6 +147,9 @@ func (e *Evaluator) Run(ctx context.Context, in iter.Seq2[*record.Record, error]
 				r := hosts[s.Name]
 				if err := e.apply(ctx, r, s); err != nil {
 					r.Fail(record.Eval, err)
+				} else if e.Keep != nil && hasTexts(r) {
+					withTexts = append(withTexts, s.Name)
+					continue
 				}
 				emit(r)
 			}
@@ -150,7 +158,23 @@ func (e *Evaluator) Run(ctx context.Context, in iter.Seq2[*record.Record, error]
 	err := e.Network.Evaluate(ctx, names, e.facts, func(s network.System) { systems <- s })
 	close(systems)
 	applied.Wait()
-	return err
+	if err != nil || len(withTexts) == 0 {
+		return err
+	}
+	slices.Sort(withTexts)
+	var mu sync.Mutex
+	return e.Network.Texts(ctx, withTexts, e.facts, func(name string, texts map[string]string, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		r := hosts[name]
+		if err != nil {
+			r.Reset(record.Eval)
+			r.Fail(record.Eval, err)
+		} else {
+			e.Keep(name, texts)
+		}
+		emit(r)
+	})
 }
 
 // gather returns first and what else is there already.

@@ -131,5 +131,9 @@ func decrypt(encrypted []byte, identities []age.Identity) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return io.ReadAll(out)
+	contents, err := io.ReadAll(out)
+	if err != nil {
+		return nil, err // what came before is not known to be whole
+	}
+	return contents, nil
 }

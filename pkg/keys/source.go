@@ -35,7 +35,7 @@ type Reader struct {
 	Log *slog.Logger // what commands say, line by line; nil discards it
 
 	mu   sync.Mutex
-	runs map[string]*run // by their words
+	runs map[string]*execution // by their words
 }
 
 // Read returns the contents of a host's key. The error may have a method Hint() string.
@@ -160,8 +160,8 @@ func (r *Reader) sops(ctx context.Context, host string, stdin []byte, args ...st
 	return out, err
 }
 
-// A run is one of a command, for all that want what it prints.
-type run struct {
+// An execution is one of a command, for all that want what it prints.
+type execution struct {
 	done    chan struct{}
 	out     []byte
 	err     error
@@ -176,9 +176,9 @@ func (r *Reader) once(ctx context.Context, host string, argv []string) ([]byte, 
 		running, ok := r.runs[words]
 		if !ok {
 			if r.runs == nil {
-				r.runs = map[string]*run{}
+				r.runs = map[string]*execution{}
 			}
-			running = &run{done: make(chan struct{})}
+			running = &execution{done: make(chan struct{})}
 			r.runs[words] = running
 		}
 		r.mu.Unlock()

@@ -35,6 +35,10 @@ type Stream struct {
 	// Facts, when set, sees every record of the input, chosen or not, failed or
 	// not, before the stage's input ends.
 	Facts func(*record.Record)
+
+	// End, when set, is called once: when Facts has seen every record, or with what
+	// ended reading too early.
+	End func(error)
 }
 
 // What a stream announces of each chosen host: that it was read, and, once the
@@ -173,7 +177,13 @@ func (s *Stream) run(ctx context.Context, stage func(ctx context.Context, q *que
 	defer cancel(nil)
 	w := startWriter(s, sink, cancel)
 	q := newQueue()
-	go func() { q.close(s.feed(inputs, q, w)) }()
+	go func() {
+		err := s.feed(inputs, q, w)
+		if s.End != nil {
+			s.End(err)
+		}
+		q.close(err)
+	}()
 
 	stageErr := stage(ctx, q, func(r *record.Record) {
 		q.done(r)

@@ -367,6 +367,25 @@ func TestFactsSeesAll(t *testing.T) {
 	}
 }
 
+// A stage that holds a host until all of the input was read gets to know that, or
+// why it never will be.
+func TestEnd(t *testing.T) {
+	for _, in := range []string{web1 + web2 + key, begin + web1} {
+		s, _ := over(in, false)
+		facts := 0
+		ended := make(chan error, 2)
+		s.Facts = func(*record.Record) { facts++ }
+		s.End = func(err error) { ended <- err }
+		err := Each(t.Context(), s, 1, func(context.Context, *record.Record) error {
+			ended <- <-ended
+			return nil
+		})
+		if end := <-ended; err != end || facts != strings.Count(in, `"name"`) || len(ended) > 0 {
+			t.Errorf("%sended with %v after %d facts, the stream with %v", in, end, facts, err)
+		}
+	}
+}
+
 func TestOutputFile(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "out.jsonl")
