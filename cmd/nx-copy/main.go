@@ -34,11 +34,19 @@ type commands struct {
 	cli.Network
 	keySources
 
-	Closures closures `cmd:"" default:"withargs" help:"Bring each host's closure to its target."`
+	Closures closures    `cmd:"" default:"withargs" help:"Bring each host's closure to its target, and stage its keys there."`
+	Now      installKeys `cmd:"" name:"keys" help:"Install each host's keys on its target at once, without an activation: after a reboot, say."`
+}
+
+// place says where targets are reached.
+type place struct {
+	TargetHost string `placeholder:"HOST" help:"Reach the targets there, whatever their records say."`
+	TargetPort int    `placeholder:"PORT" help:"Reach the targets at this port, whatever their records say."`
 }
 
 type closures struct {
 	cli.Files
+	place
 
 	To         string              `placeholder:"STORE" help:"Send the closures to a store that Nix knows, such as s3://BUCKET or file:///srv/cache, what they share once, in place of the targets. The records stay as they are."`
 	Compress   closure.Compression `enum:"auto,zstd,none" default:"auto" placeholder:"HOW" help:"Send zstd to targets that have it: auto, until it turns out that the line is faster than compression, zstd, always, or none (default ${default})."`
@@ -46,8 +54,6 @@ type closures struct {
 	SignKey    string              `type:"path" placeholder:"FILE" help:"Sign what is sent with the secret key in FILE, as made by nix-store --generate-binary-cache-key, for targets that trust its public key but not the user."`
 	SpoolSize  cli.Size            `default:"2G" placeholder:"SIZE" help:"What is read for several targets is kept for the slower ones in a file of at most SIZE, in TMPDIR or /var/tmp (default ${default})."`
 	Timeout    time.Duration       `default:"10m" placeholder:"TIME" help:"Give a target up when nothing has moved for TIME (default ${default})."`
-	TargetHost string              `placeholder:"HOST" help:"Reach the targets there, whatever their records say."`
-	TargetPort int                 `placeholder:"PORT" help:"Reach the targets at this port, whatever their records say."`
 	DryRun     bool                `help:"Say what each target lacks, and send nothing."`
 }
 
@@ -73,10 +79,9 @@ func (c *closures) Run(ctx context.Context, p *cli.Process, flags *commands) err
 	defer local.Close()
 	depot := &closure.Depot{Source: local, SpoolSize: int64(c.SpoolSize), Log: p.Log}
 	defer depot.Close()
-	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
 	courier := deliver.Courier{
 		Depot:         depot,
-		Dial:          func(ctx context.Context, t target.Target) (deliver.Conn, error) { return dialer.Dial(ctx, t) },
+		Dial:          dial(p),
 		Open:          func(ctx context.Context, serve deliver.Serve) deliver.Store { return nixserve.Open(ctx, serve) },
 		AddCompressed: nixserve.AddCompressed,
 		Compress:      c.Compress,
@@ -95,6 +100,38 @@ func (c *closures) Run(ctx context.Context, p *cli.Process, flags *commands) err
 		return err
 	}
 	return stream.Each(ctx, s, p.Jobs, courier.Host)
+}
+
+// dial returns what connects to targets.
+func dial(p *cli.Process) func(context.Context, target.Target) (deliver.Conn, error) {
+	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
+	return func(ctx context.Context, t target.Target) (deliver.Conn, error) { return dialer.Dial(ctx, t) }
+}
+
+type installKeys struct {
+	cli.Files
+	place
+
+	Prune bool `help:"Remove the keys that nx brought there before and that are not declared any more."`
+}
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *installKeys) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	if flags.NoKeys {
+		return &cli.UsageError{Err: errors.New("--no-keys and the verb keys: they contradict each other")}
+	}
+	s, err := p.Stream(record.Copy, c.Files.Files)
+	if err != nil {
+		return err
+	}
+	courier := deliver.Courier{Dial: dial(p), TargetHost: c.TargetHost, TargetPort: c.TargetPort, Log: p.Log}
+	var done func()
+	courier.Keys, done, err = flags.reader(ctx, p, s)
+	defer done()
+	if err != nil {
+		return err
+	}
+	return stream.Each(ctx, s, p.Jobs, func(ctx context.Context, r *record.Record) error { return courier.InstallKeys(ctx, r, c.Prune) })
 }
 
 // signer returns what signs with --sign-key, nil without it.
