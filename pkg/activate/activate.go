@@ -162,9 +162,15 @@ func (a *Activator) activate(ctx context.Context, log *slog.Logger, r *record.Re
 			}
 		}
 	}
+	var m memory
+	if a.Reboot != "" && d.keys && !d.keyless {
+		if m, err = d.pack(ctx, conn); err != nil {
+			return Activation{}, err
+		}
+	}
 	got, err := d.run(ctx, conn)
 	if err == nil && got.Rebooted {
-		err = d.afresh(ctx)
+		err = d.afresh(ctx, m)
 	}
 	got.Checks = d.checks
 	return got, d.afterwards(ctx, got, err)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path"
 	"slices"
@@ -447,16 +448,24 @@ func (d *deployment) contact(ctx context.Context, to target.Target, round string
 	ctx, cancel := context.WithTimeout(ctx, maxAttempt)
 	defer cancel()
 	said := &output{log: slog.New(slog.DiscardHandler)}
-	status, err := d.call(ctx, conn, said, said, words...)
+	status, err := d.call(ctx, conn, io.Discard, said, words...)
 	if err == nil && status != 0 {
 		err = fmt.Errorf("exit status %d", status)
 	}
 	return err
 }
 
-// afresh proves a system that the host has booted into: nobody there waits for it,
-// and there is nothing to go back to but another boot.
-func (d *deployment) afresh(ctx context.Context) error {
+// afresh brings back what a boot takes from memory, and proves the system that the
+// host has booted into: nobody there waits for it, and there is nothing to go back to
+// but another boot.
+func (d *deployment) afresh(ctx context.Context, m memory) error {
+	if len(m) > 0 {
+		d.log.Info("installing keys")
+		if err := d.unpack(ctx, m); err != nil {
+			return &failure{verb: verb(d.action, d.path), err: err, cause: fmt.Sprintf("install keys after the reboot: %v; the host has booted the system, and it is the boot default", err),
+				hint: "install them with nx-copy keys"}
+		}
+	}
 	if len(d.health) == 0 {
 		return nil
 	}

@@ -170,3 +170,35 @@ func TestKeys(t *testing.T) {
 		})
 	}
 }
+
+// A reboot that was asked for brings back the keys that it takes from memory.
+func TestKeysAfterReboot(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	reset(t, s.h, s.old)
+	oldKeys(t, s.h)
+	path := s.system("new", nil)
+	inMemory := func(name, text string, at keys.UploadAt) keys.Contents {
+		k := keyAt(name, text, at)
+		k.Key.DestDir = "/run/keys"
+		return k
+	}
+	all := []keys.Contents{newKeys[0], inMemory("here", "was here", ""), inMemory("early", "early\x00\n", ""), inMemory("late", "late", keys.PostActivation)}
+	exec(t, s.h, "mkdir -p /run/keys; printf 'was here' > /run/keys/here; chmod 400 /run/keys/here")
+	r := s.record(t, path, ample)
+	stage(t, s.h, r, path, all...)
+	runWith(t, &activate.Activator{Action: activate.Switch, Reboot: activate.RebootAlways, Dial: dial}, r)
+	if got := r.Get("activation"); r.Failed() || got.Get("result").String() != "activated" || !got.Get("rebooted").Bool() {
+		t.Fatalf("%s", r.Bytes())
+	}
+	if got := exec(t, s.h, "cd /run/keys; stat -c '%n %a %U' *; cat here early late | tr '\\0' 0; cat /var/keys/a"); got != "early 400 root\nhere 400 root\nlate 400 root\nwas hereearly0\nlatenew-a" {
+		t.Errorf("after the reboot: %q", got)
+	}
+	// What runs is what was asked for: nothing is to be done.
+	r = s.record(t, path, ample)
+	check(t, r.Set("copied", map[string]any{"storePath": path, "keys": []string{"a", "here", "early", "late"}}))
+	runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, r)
+	if got := r.Get("activation").Get("result").String(); got != "unchanged" {
+		t.Errorf("again: %s", r.Bytes())
+	}
+}

@@ -274,6 +274,35 @@ keys_confirm() {
 
 keys_drop() { rm -f "$kept"; }
 
+# keys_pack NAME: what is staged, and of what a reboot loses, as keys_receive takes it.
+keys_pack() {
+	keys_find "$1" || return 0
+	printf '%s\n\n' "$(cat "$staged/salt")"
+	keys_each "$staged/manifest" keys_packed && echo end
+}
+
+keys_packed() {
+	on=$folder
+	until [ -d "$on" ]; do on=${on%/*} && [ -n "$on" ] || on=/; done
+	case $(stat -f -c %T "$on") in
+	ramfs | tmpfs) ;;
+	*) return 0 ;;
+	esac
+	from=$path
+	[ "$is" != new ] || from=$staged/$i
+	printf '%s\t-\t' "$(stat -c %s "$from")"
+	printf '%s\t' "$i" new "$when" "$user" "$group" "$mode" "$dirs" "$want" "$units"
+	printf '%s\n' "$path"
+	cat "$from"
+}
+
+# keys_unpack NAME: install what keys_pack printed, which follows a line with the word
+# keys.
+keys_unpack() {
+	until IFS= read -r line || return; do [ "$line" != keys ] || break; done
+	keys_receive "$1" >&2 && keys_at_once "$1" no
+}
+
 # keys_at_once NAME PRUNE: install all that is staged, without an activation.
 keys_at_once() {
 	[ -d /run/nx ] || mkdir -m 700 /run/nx || return
