@@ -38,16 +38,16 @@ type Reader struct {
 	runs map[string]*execution // by their words
 }
 
-// Read returns the contents of a host's key. The error may have a method Hint() string.
-// A command that several keys name is run once; it and all that it
-// started are ended with ctx.
+// Read returns the contents of a host's key. The error does not name the key; it may
+// have a method Hint() string. A command that several keys name is run once; it and
+// all that it started are ended with ctx.
 func (r *Reader) Read(ctx context.Context, host string, k *Key) ([]byte, error) {
 	contents, err := r.read(ctx, host, k)
 	if err == nil && len(contents) > MaxSize {
 		err = errTooLarge
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read key %s: %w", k.ID, err)
+		return nil, err
 	}
 	return contents, nil
 }

@@ -74,9 +74,9 @@ func TestRead(t *testing.T) {
 		{name: "a file elsewhere", source: Source{File: elsewhere}, want: "second"},
 		{name: "an empty file", source: Source{File: "empty"}},
 		{name: "a file as large as can be", source: Source{File: "largest"}, want: strings.Repeat("x", MaxSize)},
-		{name: "too large a file", source: Source{File: "larger"}, wantErr: "read key token: it is larger than 1048576 bytes"},
-		{name: "no file", source: Source{File: "keys/none"}, wantErr: "read key token: keys/none: no such file or directory"},
-		{name: "a folder", source: Source{File: "keys"}, wantErr: "read key token: keys: it is no regular file"},
+		{name: "too large a file", source: Source{File: "larger"}, wantErr: "it is larger than 1048576 bytes"},
+		{name: "no file", source: Source{File: "keys/none"}, wantErr: "keys/none: no such file or directory"},
+		{name: "a folder", source: Source{File: "keys"}, wantErr: "keys: it is no regular file"},
 		{name: "a fifo", source: Source{File: "fifo"}, wantErr: "fifo: it is no regular file"},
 		{name: "a device", source: Source{File: "/dev/zero"}, wantErr: "/dev/zero: it is no regular file"},
 
@@ -85,21 +85,21 @@ func TestRead(t *testing.T) {
 		{name: "a command there", source: Source{Command: []string{"./give"}}, want: "first\n"},
 		{name: "a command has no input", source: sh("cat; echo end"), want: "end\n"},
 		{name: "a command has no terminal", source: sh("(: </dev/tty) 2>/dev/null || printf none"), want: "none"},
-		{name: "a command that fails", source: sh("echo part; echo secret why >&2; exit 3"), wantErr: "read key token: sh: exit status 3"},
+		{name: "a command that fails", source: sh("echo part; echo secret why >&2; exit 3"), wantErr: "sh: exit status 3"},
 		{name: "a command that prints without end", source: Source{Command: []string{"yes"}}, wantErr: "it is larger than 1048576 bytes"},
 		{name: "a command that prints too much", source: sh("head -c 1048577 /dev/zero"), wantErr: "it is larger than 1048576 bytes"},
 		{name: "no such command", source: Source{Command: []string{"nx-no-such"}}, wantErr: "nx-no-such: executable file not found in $PATH"},
 		{name: "no such file to run", source: Source{Command: []string{"./none"}}, wantErr: "./none: no such file or directory"},
 
 		{name: "a text", source: Source{Eval: "deployment.keys.token.text"}, want: "third"},
-		{name: "a text that is not there", source: Source{Eval: "deployment.keys.other.text"}, id: "other", wantErr: "read key other: neither the network nor the bundle", hint: "nx-eval again"},
-		{name: "a text that fails", source: Source{Eval: "deployment.keys.token.text"}, host: "db", wantErr: "read key token: out of order"},
-		{name: "a text without a network", source: Source{Eval: "deployment.keys.token.text"}, none: true, wantErr: "read key token: it is in the network, which is not named", hint: "-f FILE"},
+		{name: "a text that is not there", source: Source{Eval: "deployment.keys.other.text"}, id: "other", wantErr: "neither the network nor the bundle", hint: "nx-eval again"},
+		{name: "a text that fails", source: Source{Eval: "deployment.keys.token.text"}, host: "db", wantErr: "out of order"},
+		{name: "a text without a network", source: Source{Eval: "deployment.keys.token.text"}, none: true, wantErr: "it is in the network, which is not named", hint: "-f FILE"},
 
 		{name: "a file of age", source: Source{File: "a.age", Decrypt: "age"}, want: "of age"},
 		{name: "a large file of age", source: Source{File: "largest.age", Decrypt: "age"}, want: strings.Repeat("x", MaxSize)},
 		{name: "a command's age", source: Source{Command: []string{"cat", "a.age"}, Decrypt: "age"}, want: "of age"},
-		{name: "a file of nobody", source: Source{File: "keys/a", Decrypt: "age"}, wantErr: "read key token: decrypt: "},
+		{name: "a file of nobody", source: Source{File: "keys/a", Decrypt: "age"}, wantErr: "decrypt: "},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -231,7 +231,7 @@ func TestSops(t *testing.T) {
 		t.Fatal(err)
 	}
 	r = &Reader{Root: root}
-	if _, err := r.Read(t.Context(), "web", file); err == nil || err.Error() != "read key k: sops: exit status 1" {
+	if _, err := r.Read(t.Context(), "web", file); err == nil || err.Error() != "sops: exit status 1" {
 		t.Errorf("error %v", err)
 	}
 	t.Setenv("PATH", t.TempDir())
