@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -238,5 +239,41 @@ func TestSops(t *testing.T) {
 	r = &Reader{Root: root}
 	if _, err := r.Read(t.Context(), "web", file); err == nil || !strings.Contains(err.Error(), "sops: executable file not found") || !strings.Contains(hint(err), "install sops") {
 		t.Errorf("error %v, hint %q", err, hint(err))
+	}
+}
+
+// The real one, of whatever format a file is.
+func TestRealSops(t *testing.T) {
+	if _, err := exec.LookPath("sops"); err != nil {
+		t.Skipf("SKIPPED, needs sops: %v", err)
+	}
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	t.Setenv("SOPS_AGE_KEY", id.String())
+	r := &Reader{Root: root}
+	for name, text := range map[string]string{"a.yaml": "token: x\n", "a.env": "TOKEN=x\n", "token": "\x00x\n"} {
+		if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := exec.Command("sops", "--encrypt", "--age", id.Recipient().String(), filepath.Join(root, name)).Output()
+		if err == nil {
+			err = os.WriteFile(filepath.Join(root, name), sealed, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := r.Read(t.Context(), "web", &Key{ID: "k", Source: Source{File: name, Decrypt: "sops"}}); err != nil || string(got) != text {
+			t.Errorf("%s: %q, error %v, want %q", name, got, err, text)
+		}
+	}
+	if got, err := r.Read(t.Context(), "web", &Key{ID: "k", Source: Source{Command: []string{"cat", "token"}, Decrypt: "sops"}}); err != nil || string(got) != "\x00x\n" {
+		t.Errorf("of a command: %q, error %v", got, err)
+	}
+	t.Setenv("SOPS_AGE_KEY", "")
+	if got, err := (&Reader{Root: root}).Read(t.Context(), "web", &Key{ID: "k", Source: Source{File: "token", Decrypt: "sops"}}); err == nil || got != nil {
+		t.Errorf("without an identity: %q, error %v", got, err)
 	}
 }
