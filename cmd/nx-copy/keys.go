@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"sync"
 
 	"nx/pkg/cli"
 	"nx/pkg/eval"
@@ -38,12 +39,32 @@ func (c *commands) reader(ctx context.Context, p *cli.Process, s *stream.Stream)
 		return nil, done, err
 	}
 	switch {
+	case c.Bundle != "" && len(r.Identities) == 0:
+		return nil, done, &cli.UsageError{Err: errors.New("--keys without an identity that decrypts it"), HintMsg: "name the file that has it with --age-identity FILE or in NX_AGE_IDENTITY"}
 	case c.Bundle != "":
-		bundle, err := keys.ReadBundle(c.Bundle, r.Identities)
-		if err != nil {
-			return nil, done, err
+		// The nx-eval of the same pipe has written it by the end of its stream.
+		var cut error
+		ended := make(chan struct{})
+		s.End = func(err error) {
+			cut = err
+			close(ended)
 		}
-		r.Texts = bundle.Of
+		bundle := sync.OnceValues(func() (keys.Bundle, error) { return keys.ReadBundle(c.Bundle, r.Identities) })
+		r.Texts = func(ctx context.Context, host string) (map[string]string, error) {
+			select {
+			case <-ended:
+			case <-ctx.Done():
+				return nil, context.Cause(ctx)
+			}
+			if cut != nil {
+				return nil, cut
+			}
+			b, err := bundle()
+			if err != nil {
+				return nil, err
+			}
+			return b.Of(host)
+		}
 	case len(c.File) > 0:
 		remembered, err := state.Read(filepath.Join(p.Root, state.Path))
 		if err != nil {

@@ -87,7 +87,7 @@ type evaluate struct {
 	DepTarget string `name:"depfile-target" placeholder:"TARGET" help:"The rule's target (default: that of -o)."`
 	GCRootDir string `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's derivation by a link in DIR (default: .nx/drvs under --root)."`
 
-	KeysOut      string   `placeholder:"FILE" help:"Write the texts of keys that are in the network to FILE, once the stream is whole, encrypted by age for nx-copy --keys FILE."`
+	KeysOut      string   `placeholder:"FILE" help:"Write the texts of keys that are in the network to FILE, encrypted by age for nx-copy --keys FILE, once all hosts are evaluated."`
 	AgeRecipient []string `env:"NX_AGE_RECIPIENTS" placeholder:"R" help:"Whom --keys-out encrypts for: a recipient of age, an ssh public key, or a file of such. Repeatable."`
 }
 
@@ -122,12 +122,11 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process, flags *commands) err
 		return err
 	}
 	s.Facts = e.Fact
-	bundle, err := c.bundle(e)
-	if err != nil {
+	if e.Keep, err = c.keep(); err != nil {
 		return err
 	}
 	if c.OutDir == "" {
-		return rule(bundle(stream.Run(ctx, s, e.Run)))
+		return rule(stream.Run(ctx, s, e.Run))
 	}
 	if s.Output.File != "" {
 		return &cli.UsageError{Err: errors.New("--out-dir and -o: each says where records go"), HintMsg: "leave out one of them"}
@@ -137,14 +136,13 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process, flags *commands) err
 		return err
 	}
 	s.Output.Take = func(records []*record.Record) error { return eval.WriteDir(c.OutDir, records, about.Machines) }
-	return rule(bundle(stream.Run(ctx, s, e.Run)))
+	return rule(stream.Run(ctx, s, e.Run))
 }
 
-// bundle returns what to call with the outcome of e's evaluation: it writes the texts
-// of keys if that is asked for and the stream is whole.
-func (c *evaluate) bundle(e *eval.Evaluator) (func(error) error, error) {
+// keep returns what writes the bundle of keys, nil if none is asked for.
+func (c *evaluate) keep() (func(map[string]map[string]string) error, error) {
 	if c.KeysOut == "" {
-		return func(err error) error { return err }, nil
+		return nil, nil
 	}
 	recipients, err := keys.ParseRecipients(c.AgeRecipient)
 	if err == nil && len(recipients) == 0 {
@@ -153,17 +151,7 @@ func (c *evaluate) bundle(e *eval.Evaluator) (func(error) error, error) {
 	if err != nil {
 		return nil, &cli.UsageError{Err: err, HintMsg: "name a recipient of age, an ssh public key or a file of such with --age-recipient R"}
 	}
-	texts := keys.Bundle{}
-	e.Keep = func(host string, of map[string]string) { texts[host] = of }
-	return func(err error) error {
-		if hosts := (*stream.HostsError)(nil); err != nil && !errors.As(err, &hosts) {
-			return err
-		}
-		if failed := texts.Write(c.KeysOut, recipients); failed != nil {
-			return failed
-		}
-		return err
-	}, nil
+	return func(texts map[string]map[string]string) error { return keys.Bundle(texts).Write(c.KeysOut, recipients) }, nil
 }
 
 // rule returns what to call with the outcome of an evaluation of n: it writes the

@@ -53,9 +53,10 @@ type Evaluator struct {
 	// tells whether a host with these tags is one of them.
 	Chooses func(name string, tags []string) bool
 
-	// Keep, when set, gets the contents of those keys of the emitted hosts that are
-	// in the network, by the keys' names, before Run returns.
-	Keep func(host string, texts map[string]string)
+	// Keep, when set, gets the contents of those keys that are in the network, by
+	// hosts and keys' names, when all hosts of a whole input are evaluated and before
+	// Run returns. Its error is the tool's.
+	Keep func(texts map[string]map[string]string) error
 
 	facts network.Facts
 }
@@ -132,14 +133,14 @@ func (e *Evaluator) Run(ctx context.Context, in iter.Seq2[*record.Record, error]
 		names = append(names, r.Name())
 	}
 	if len(names) == 0 {
-		return nil
+		return e.keep(ctx, nil, nil)
 	}
 	// The evaluation of one host may keep others' in memory, so the order is
 	// part of the outcome where that runs out.
 	slices.Sort(names)
 	// The evaluators do not wait for what is asked of the store.
 	systems := make(chan network.System, len(names))
-	var withTexts []string // and not emitted yet
+	var waiting []*record.Record // for their texts
 	var applied sync.WaitGroup
 	applied.Go(func() {
 		for s := range systems {
@@ -148,7 +149,7 @@ func (e *Evaluator) Run(ctx context.Context, in iter.Seq2[*record.Record, error]
 				if err := e.apply(ctx, r, s); err != nil {
 					r.Fail(record.Eval, err)
 				} else if e.Keep != nil && hasTexts(r) {
-					withTexts = append(withTexts, s.Name)
+					waiting = append(waiting, r)
 					continue
 				}
 				emit(r)
@@ -158,23 +159,41 @@ func (e *Evaluator) Run(ctx context.Context, in iter.Seq2[*record.Record, error]
 	err := e.Network.Evaluate(ctx, names, e.facts, func(s network.System) { systems <- s })
 	close(systems)
 	applied.Wait()
-	if err != nil || len(withTexts) == 0 {
+	if err != nil {
 		return err
 	}
-	slices.Sort(withTexts)
-	var mu sync.Mutex
-	return e.Network.Texts(ctx, withTexts, e.facts, func(name string, texts map[string]string, err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		r := hosts[name]
-		if err != nil {
-			r.Reset(record.Eval)
-			r.Fail(record.Eval, err)
-		} else {
-			e.Keep(name, texts)
+	return e.keep(ctx, waiting, emit)
+}
+
+// keep evaluates the texts of the hosts' keys and emits the hosts.
+func (e *Evaluator) keep(ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
+	if e.Keep == nil {
+		return nil
+	}
+	kept := map[string]map[string]string{}
+	if len(hosts) > 0 {
+		byName := map[string]*record.Record{}
+		for _, r := range hosts {
+			byName[r.Name()] = r
 		}
-		emit(r)
-	})
+		var mu sync.Mutex
+		err := e.Network.Texts(ctx, slices.Sorted(maps.Keys(byName)), e.facts, func(name string, texts map[string]string, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			r := byName[name]
+			if err != nil {
+				r.Reset(record.Eval)
+				r.Fail(record.Eval, err)
+			} else {
+				kept[name] = texts
+			}
+			emit(r)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return e.Keep(kept)
 }
 
 // gather returns first and what else is there already.

@@ -116,8 +116,11 @@ func TestTextsNever(t *testing.T) {
 // fail has failed.
 func TestKeep(t *testing.T) {
 	standIn(t)
-	kept := map[string]map[string]string{}
-	e := &eval.Evaluator{Network: write(t, textNetwork), Store: &roots{}, RootDir: "drvs", Keep: func(host string, texts map[string]string) { kept[host] = texts }}
+	var kept map[string]map[string]string
+	e := &eval.Evaluator{Network: write(t, textNetwork), Store: &roots{}, RootDir: "drvs", Keep: func(texts map[string]map[string]string) error {
+		kept = texts
+		return nil
+	}}
 	all := parse(t, `{"nx":1,"kind":"host","name":"web"}`, `{"nx":1,"kind":"host","name":"odd"}`, `{"nx":1,"kind":"host","name":"plain"}`,
 		`{"nx":1,"kind":"host","name":"db","machine":{"privateIPv4":"10.0.0.9"}}`)
 	got, err := run(t, e, all, "web", "odd", "plain", "db")
@@ -126,6 +129,14 @@ func TestKeep(t *testing.T) {
 	}
 	if want := map[string]string{"url": "db://10.0.0.9", "a": "x"}; len(kept) != 1 || !maps.Equal(kept["web"], want) {
 		t.Errorf("kept %q, want %q of web", kept, want)
+	}
+	if got, err := run(t, e, nil); err != nil || len(got) > 0 || kept == nil || len(kept) > 0 {
+		t.Errorf("of no hosts: %v, error %v, kept %v", got, err, kept)
+	}
+	full := errors.New("disk full")
+	e.Keep = func(map[string]map[string]string) error { return full }
+	if _, err := run(t, e, all[2:3], "plain"); err != full {
+		t.Errorf("error %v, want that of who keeps", err)
 	}
 	for name, line := range got {
 		r, err := record.Parse([]byte(line))

@@ -176,13 +176,13 @@ func TestBundle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if texts, err := got.Of(t.Context(), "web"); err != nil || len(texts) != 2 || texts["token"] != b["web"]["token"] {
+	if texts, err := got.Of("web"); err != nil || len(texts) != 2 || texts["token"] != b["web"]["token"] {
 		t.Errorf("texts %q, error %v", texts, err)
 	}
-	if texts, err := got.Of(t.Context(), "db"); err != nil || len(texts) != 0 {
+	if texts, err := got.Of("db"); err != nil || len(texts) != 0 {
 		t.Errorf("texts %q, error %v", texts, err)
 	}
-	if _, err := got.Of(t.Context(), "other"); err == nil || !strings.Contains(hint(err), "nx-eval") {
+	if _, err := got.Of("other"); err == nil || !strings.Contains(hint(err), "nx-eval") {
 		t.Errorf("error %v", err)
 	}
 	for text, want := range map[string]string{
@@ -211,7 +211,7 @@ func FuzzParseBundle(f *testing.F) {
 			t.Errorf("%v with error %v", b, err)
 		}
 		for host := range b {
-			if _, err := b.Of(t.Context(), host); err != nil {
+			if _, err := b.Of(host); err != nil {
 				t.Errorf("%s: %v", host, err)
 			}
 		}

@@ -2,7 +2,6 @@ package keys
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,7 +74,7 @@ func parseBundle(text []byte) (Bundle, error) {
 }
 
 // Of returns the texts of a host.
-func (b Bundle) Of(_ context.Context, host string) (map[string]string, error) {
+func (b Bundle) Of(host string) (map[string]string, error) {
 	texts, ok := b[host]
 	if !ok {
 		return nil, &hinted{errors.New("the bundle of keys has nothing of this host"), "it is of another stream: write it with the same nx-eval as the records"}
