@@ -14,8 +14,8 @@
 // protocol of "nix-store --serve", and keeps it from being collected as long as that
 // lasts. "nix-store --realise" in a second session of the same connection then builds
 // it, so that the host's caches count, and makes the root that keeps it until nx-copy
-// has come: [store.Path.StagedRoot], or one below the home of a user who may not write
-// there. Derivations and files are what they are by their contents: the host need not
+// has come: [store.Path.StagedRoot], or [store.Path.StagedHomeRoot] for a user who may
+// not write there. Derivations and files are what they are by their contents: the host need not
 // trust who sends them.
 package build
 

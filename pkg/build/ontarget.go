@@ -210,7 +210,7 @@ func root(t target.Target, out store.Path) string {
 	if t.Login() == target.DefaultUser || len(t.Sudo) > 0 {
 		return out.StagedRoot()
 	}
-	return ".local/state/nx/roots/" + out.Base() // below the user's home
+	return out.StagedHomeRoot() // where the session begins
 }
 
 // size returns the count of p's closure and the sum of its NAR sizes in bytes.

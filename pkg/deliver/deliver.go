@@ -4,11 +4,11 @@
 // A host has one connection. On it the host's own Nix first says what is missing
 // and locks all of the closure; then the missing objects are sent; and before the
 // lock ends with that process, a second one makes a garbage collector root of the
-// system, named [store.Path.StagedRoot]. That root is this stage's contract with
-// nx-activate, which removes it once a profile keeps the system. A user without
-// sudo gets one below the home folder instead, which stays. The second process is
-// there from the beginning and waits, so that a host that has all costs three
-// round trips behind the login: one opens the sessions, one asks, one keeps.
+// system, named [store.Path.StagedRoot], or [store.Path.StagedHomeRoot] for a user
+// without sudo. That root is this stage's contract with nx-activate, which removes it
+// once a profile keeps the system. The second process is there from the beginning and
+// waits, so that a host that has all costs three round trips behind the login: one
+// opens the sessions, one asks, one keeps.
 //
 // Nothing has to be undone when a delivery breaks off: what the host acknowledged
 // is valid there, and a new connection, or the next run, sends the rest.

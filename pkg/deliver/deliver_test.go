@@ -231,7 +231,7 @@ func TestHost(t *testing.T) {
 			wantErr:  "keep " + string(system) + " by ~/.local/state/nx/roots/00000000000000000000000000000000-nixos-system-web1: exit status 1: cannot create symlink",
 			wantHint: `user "joe" may lack the right: set target.sudo, such as ["sudo"]`,
 			log: []string{"dial h", serve, "ask for 1, lock true", "run 'nix-store' '--realise' '" + string(system) + "' '--indirect' '--add-root' " +
-				`"${XDG_STATE_HOME:-$HOME/.local/state}/nx/roots/00000000000000000000000000000000-nixos-system-web1"`, "hang up", "close store"}},
+				`"$HOME"/.local/state/nx/roots/00000000000000000000000000000000-nixos-system-web1`, "hang up", "close store"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := parse(t, tt.in)

@@ -154,7 +154,7 @@ func (d *delivery) over(ctx context.Context, conn Conn) error {
 	}
 	root := d.path.StagedRoot()
 	if !mayKeep(d.target) {
-		root = "~/.local/state/nx/roots/" + d.path.Base()
+		root = "~/" + d.path.StagedHomeRoot()
 	}
 	d.log.Info("keeping", "root", root)
 	if err := h.Keep(ctx); err != nil {

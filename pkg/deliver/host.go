@@ -84,7 +84,7 @@ func keeping(t target.Target, path store.Path) (string, error) {
 	}
 	if !mayKeep(t) {
 		line, err := target.Quote("nix-store", "--realise", string(path), "--indirect", "--add-root")
-		return fmt.Sprintf(`%s "${XDG_STATE_HOME:-$HOME/.local/state}/nx/roots/%s"`, line, path.Base()), err
+		return fmt.Sprintf(`%s "$HOME"/%s`, line, path.StagedHomeRoot()), err
 	}
 	return target.Quote(t.As("nix-store", "--realise", string(path), "--add-root", path.StagedRoot())...)
 }

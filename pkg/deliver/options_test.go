@@ -214,7 +214,7 @@ func TestUntrustedUser(t *testing.T) {
 	check(t, err)
 	c.Sign = key.Sign
 	check(t, c.Host(t.Context(), r))
-	root := "/home/joe/.local/state/nx/roots/" + path.Base()
+	root := "/home/joe/" + path.StagedHomeRoot()
 	inside(t, h, "nix-store --gc && nix-store --check-validity "+string(path)+" && rm "+root+" && nix-store --gc")
 	if got := inside(t, h, "ls /nix/store"); strings.Contains(got, path.Base()) {
 		t.Errorf("after its root was removed there is\n%s", got)

@@ -7,3 +7,7 @@ package store
 // The name depends on p alone, so that whoever knows what to activate knows it,
 // and several people who deploy to one host have a root each, or the same.
 func (p Path) StagedRoot() string { return "/nix/var/nix/gcroots/nx/" + p.Base() }
+
+// StagedHomeRoot is StagedRoot for a user who may not write there: a symlink below
+// the user's home folder, registered as an indirect root.
+func (p Path) StagedHomeRoot() string { return ".local/state/nx/roots/" + p.Base() }
