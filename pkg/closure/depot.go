@@ -28,7 +28,7 @@ const (
 	ahead = 4
 
 	// maxSlots bounds how many pieces are in work at once, and so memory.
-	maxSlots = 6
+	maxSlots = 4
 )
 
 // A Depot reads NARs from a store once for all who send them. What was read, and

@@ -30,11 +30,7 @@ import (
 //	go test -run '^$' -bench Copy/WAN/.*nothing -benchtime 5x ./pkg/deliver
 func BenchmarkCopy(b *testing.B) {
 	testhost.Need(b, "root", "nix")
-	bin := filepath.Join(b.TempDir(), "nx-copy")
-	build := exec.Command("go", "build", "-o", bin, "nx/cmd/nx-copy")
-	if out, err := build.CombinedOutput(); err != nil {
-		b.Fatalf("%v\n%s", err, out)
-	}
+	bin := buildCopy(b)
 	versions := map[string]string{"Nix 2.8": ""}
 	if n := os.Getenv("NXTEST_NIX_NEW"); n != "" {
 		versions["Nix 2.26"] = n
@@ -74,6 +70,37 @@ func BenchmarkCopy(b *testing.B) {
 			}
 		}
 	}
+	b.Run("200 hosts/1000, nothing missing", func(b *testing.B) { many(b, bin) })
+}
+
+// many has nx-copy look at hosts that have all: at one, and at 200, which are ssh
+// servers in this process. It reports what a host costs then, the median of the CPU of
+// nx-copy and its children, and the most memory that nx-copy had.
+func many(b *testing.B, bin string) {
+	path := small(b)
+	var fleets []*fakeFleet
+	for _, n := range []int{1, 200} {
+		f := startFleet(b, n)
+		for _, h := range f.hosts {
+			h.valid[string(path)] = true
+		}
+		fleets = append(fleets, f)
+	}
+	cpu := map[int][]float64{}
+	peak := 0
+	for b.Loop() {
+		for _, f := range fleets {
+			n := len(f.hosts)
+			c := f.copyTo(b, bin, path)
+			cpu[n] = append(cpu[n], c.cpu.Seconds()*1000/float64(n))
+			peak = max(peak, c.peak)
+		}
+	}
+	for n, each := range cpu {
+		b.ReportMetric(median(each), fmt.Sprintf("cpu-ms/host-of-%d", n))
+	}
+	b.ReportMetric(float64(peak)/1e6, "peak-MB")
+	b.ReportMetric(0, "ns/op")
 }
 
 // A row is a closure, and what of it the hosts have.
