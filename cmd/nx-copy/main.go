@@ -14,7 +14,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
+	"text/tabwriter"
 	"time"
 
 	"nx/pkg/cli"
@@ -55,16 +57,20 @@ type closures struct {
 	SpoolSize  cli.Size            `default:"2G" placeholder:"SIZE" help:"What is read for several targets is kept for the slower ones in a file of at most SIZE, in TMPDIR or /var/tmp (default ${default})."`
 	Timeout    time.Duration       `default:"10m" placeholder:"TIME" help:"Give a target up when nothing has moved for TIME (default ${default})."`
 	DryRun     bool                `help:"Say what each target lacks, and send nothing."`
+	JSON       bool                `help:"With --dry-run, write records instead of a table."`
 }
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *closures) Run(ctx context.Context, p *cli.Process, flags *commands) error {
 	sign, err := c.signer()
+	if err == nil {
+		err = c.check()
+	}
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
-	if c.To != "" && (c.DryRun || c.TargetHost != "" || c.TargetPort != 0) {
-		return &cli.UsageError{Err: errors.New("--to and --dry-run, --target-host, --target-port: they contradict each other")}
+	if c.DryRun && !c.JSON && flags.Output != "" {
+		return &cli.UsageError{Err: errors.New("--output: it takes records, and this is a table"), HintMsg: "add --json"}
 	}
 	s, err := p.Stream(record.Copy, c.Files.Files)
 	if err != nil {
@@ -99,6 +105,9 @@ func (c *closures) Run(ctx context.Context, p *cli.Process, flags *commands) err
 	if err != nil {
 		return err
 	}
+	if c.DryRun && !c.JSON {
+		s.Output.Take = func(hosts []*record.Record) error { return table(p.Stdout, hosts) }
+	}
 	return stream.Each(ctx, s, p.Jobs, courier.Host)
 }
 
@@ -132,6 +141,45 @@ func (c *installKeys) Run(ctx context.Context, p *cli.Process, flags *commands) 
 		return err
 	}
 	return stream.Each(ctx, s, p.Jobs, func(ctx context.Context, r *record.Record) error { return courier.InstallKeys(ctx, r, c.Prune) })
+}
+
+// check returns what is wrong with the flags.
+func (c *closures) check() error {
+	switch {
+	case c.JSON && !c.DryRun:
+		return errors.New("--json: records are what it writes; it is for --dry-run")
+	case c.To != "" && (c.DryRun || c.TargetHost != "" || c.TargetPort != 0):
+		return errors.New("--to and --dry-run, --target-host, --target-port: they contradict each other")
+	case c.Timeout <= 0:
+		return fmt.Errorf("--timeout=%v: it must be more than nothing", c.Timeout)
+	}
+	return nil
+}
+
+// table writes what the targets lack, a line for each.
+func table(out io.Writer, hosts []*record.Record) error {
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tMISSING\tSIZE")
+	planned, missing, size := 0, int64(0), int64(0)
+	for _, r := range hosts {
+		switch p := r.Get("plan"); {
+		case r.Kind() != record.KindHost:
+		case r.Failed():
+			fmt.Fprintf(w, "%s\t-\t-\n", r.Name())
+		default:
+			planned++
+			missing += p.Get("missing").Int()
+			size += p.Get("missingSize").Int()
+			fmt.Fprintf(w, "%s\t%d\t%s\n", r.Name(), p.Get("missing").Int(), cli.Size(p.Get("missingSize").Int()))
+		}
+	}
+	if planned > 1 {
+		fmt.Fprintf(w, "(all)\t%d\t%s\n", missing, cli.Size(size))
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write table: %w", err)
+	}
+	return nil
 }
 
 // signer returns what signs with --sign-key, nil without it.

@@ -98,7 +98,8 @@ type Courier struct {
 // DefaultTimeout is for a host that waits for a lock, or reboots.
 const DefaultTimeout = 10 * time.Minute
 
-// Host brings the record's storePath to its target and sets copied. It logs, with
+// Host brings the record's storePath to its target and sets copied; with DryRun it
+// sets plan to what that would take, and does nothing of it. It logs, with
 // the host's name:
 //
 //	connecting       target
@@ -115,7 +116,7 @@ const DefaultTimeout = 10 * time.Minute
 // and warns when nothing moves in between, and when a lost connection is opened again.
 // Without a host's name, sending says the same of all hosts together, as a detail
 // and now and then for everybody.
-// With DryRun it ends with "would copy" in place of "copying closure", and sets nothing.
+// With DryRun it ends with "would copy" in place of "copying closure".
 func (c *Courier) Host(ctx context.Context, r *record.Record) error {
 	path, err := r.StorePath()
 	if err != nil {
@@ -141,7 +142,10 @@ func (c *Courier) Host(ctx context.Context, r *record.Record) error {
 		return err
 	}
 	if c.DryRun {
-		return nil
+		return r.Set("plan", struct {
+			Missing     int    `json:"missing"`
+			MissingSize uint64 `json:"missingSize"`
+		}{d.lacks.Missing, d.lacks.MissingSize})
 	}
 	copied := struct {
 		StorePath store.Path `json:"storePath"`

@@ -37,7 +37,8 @@ type delivery struct {
 	lost  time.Time     // when a connection was, zero when an object has arrived since
 	pause time.Duration // before the next one is opened
 
-	share share // of what goes to all
+	share share            // of what goes to all
+	lacks closure.Progress // of a dry run
 }
 
 // deliver delivers, and goes on over a new connection when one is lost: what the
@@ -147,6 +148,7 @@ func (d *delivery) over(ctx context.Context, conn Conn) error {
 		return &copyError{d.path, d.target.Login(), err}
 	}
 	if d.DryRun {
+		d.lacks = sent
 		return nil
 	}
 	if err := d.stage(ctx, conn, moved); err != nil {
