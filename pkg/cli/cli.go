@@ -103,9 +103,11 @@ func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
 	command, err := parser.Parse(args)
 	messages := newHandler(t.Name, p.flags, stdout, stderr)
 	p.Log = slog.New(messages)
+	leave := func() {}
 	if m, ok := messages.(*text); ok {
 		p.Stdout = m.above(stdout)
 		defer m.end()
+		leave = m.leave
 	}
 	if err == nil {
 		err = p.check()
@@ -121,7 +123,7 @@ func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
 	if p.flags.Output == "" {
 		out = stdout
 	}
-	ctx, caught, release := catch(out, p.Log)
+	ctx, caught, release := catch(out, p.Log, leave)
 	defer release()
 	command.BindTo(ctx, (*context.Context)(nil))
 	return p.status(command.Run(p), caught())

@@ -242,10 +242,22 @@ func (a *aboveLive) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// end leaves the terminal without a live line.
+// end leaves the terminal without live lines.
 func (h *console) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.abandon()
+}
+
+// leave is end for who does not wait for a write that hangs.
+func (h *console) leave() {
+	if h.mu.TryLock() {
+		defer h.mu.Unlock()
+		h.abandon()
+	}
+}
+
+func (h *console) abandon() {
 	if h.live != nil {
 		io.WriteString(h.w, h.live.clear())
 		h.live.ended = true

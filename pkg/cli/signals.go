@@ -16,9 +16,9 @@ import (
 // catch returns a context that the first of INT, TERM and HUP ends, or the end of
 // whoever reads out: no further host is started, those in work are finished
 // or cleanly left. A second signal exits at once; what runs on a target goes on
-// by itself. A signal that the process was started to ignore, as nohup and a
-// shell's background jobs do, stays ignored.
-func catch(out *os.File, log *slog.Logger) (ctx context.Context, caught func() syscall.Signal, release func()) {
+// by itself, and leave is called before. A signal that the process was started to
+// ignore, as nohup and a shell's background jobs do, stays ignored.
+func catch(out *os.File, log *slog.Logger, leave func()) (ctx context.Context, caught func() syscall.Signal, release func()) {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	if out != nil {
 		watch(out, cancel)
@@ -37,6 +37,7 @@ func catch(out *os.File, log *slog.Logger) (ctx context.Context, caught func() s
 				continue
 			}
 			if !first.CompareAndSwap(0, int64(n)) {
+				leave()
 				os.Exit(128 + int(n))
 			}
 			log.Warn(fmt.Sprintf("interrupted by %s: what is in work comes to an end first", signalName(n)),

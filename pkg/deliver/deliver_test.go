@@ -48,8 +48,9 @@ type lab struct {
 	there    bool    // the system is
 	gone     bool    // it is not in the local store
 	cached   bool    // the host can fetch it
-	size     int     // of its NAR, 120 when 0
-	status   int     // of nix-store --realise
+	fetching time.Duration
+	size     int // of its NAR, 120 when 0
+	status   int // of nix-store --realise
 
 	complaints int             // of nix-store --realise, before its error
 	stalls     []time.Duration // before each read of what is sent to nix-store --serve
@@ -158,6 +159,7 @@ type remoteStore struct{ *lab }
 func (s remoteStore) QueryValidPaths(_ context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error) {
 	if substitute {
 		s.note("substitute %d, lock %v", len(paths), lock)
+		<-time.After(s.fetching)
 	} else {
 		s.note("ask for %d, lock %v", len(paths), lock)
 	}
@@ -486,6 +488,22 @@ func TestStalled(t *testing.T) {
 					t.Errorf("%d warnings, want %d: %s", got, tt.want, text.String())
 				}
 			})
+		})
+	}
+}
+
+// A host that fetches is silent as long as it takes: that its connection is there says
+// enough. What is slow behind that is slow again.
+func TestFetchesSilently(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			var text bytes.Buffer
+			log := slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelWarn}))
+			h := lab{cached: true, gone: gone, fetching: 3*time.Hour + time.Second}
+			r := parse(t, `{"nx":1,"name":"web1","target":{"host":"h"},"storePath":"`+string(system)+`","deployment":{"substituteOnDestination":true}}`)
+			if err := h.courier(log).Host(t.Context(), r); err != nil || text.Len() > 0 {
+				t.Errorf("error %v, warnings %s", err, &text)
+			}
 		})
 	}
 }
