@@ -781,7 +781,7 @@ rollback() {
 	if [ -e "$dir/keys" ]; then key keys_act "$id" early; fi
 	step "rolled-back $rolled"
 	case $rolled in
-	0 | 4)
+	0 | 3 | 4) # 3 and 4 may be for what was not well before either
 		if reach 2; then
 			rm -f $run/pending
 			finish

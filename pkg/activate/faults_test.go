@@ -357,6 +357,7 @@ func TestRollbackFails(t *testing.T) {
 		rebooted bool
 	}{
 		{name: "its activation script", files: map[string]string{"test": "2"}, result: "rolled-back", says: "its activation script failed: new; it rebooted into its boot default", rebooted: true},
+		{name: "tmpfiles, as always", files: map[string]string{"test": "3"}, result: "rolled-back", says: "its activation script failed: new; the host runs /nix/store/"},
 		{name: "it hangs", files: map[string]string{"pause": ""}, result: "rolled-back", says: "its activation script failed: new; it rebooted into its boot default", rebooted: true},
 		{name: "it is gone", files: map[string]string{"run": "sleep 1"}, result: "rolled-back", says: "it rebooted into its boot default", rebooted: true},
 		{name: "the reboot", files: map[string]string{"test": "2", "sw/bin/reboot": "#!/bin/sh\nexit 1", "sw/bin/sleep": "#!/bin/sh"},

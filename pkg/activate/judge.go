@@ -199,7 +199,7 @@ func rolledBack(fail func(Result, string, string, ...any) (Activation, error), f
 		return fail(Failed, "its console may tell why", "%s; it rebooted, and its boot default is %s, but %s", why, cmp.Or(def, "nothing"), now)
 	case fs.has("unrebooted"):
 		return fail(Failed, "reboot it", "%s; the way back failed too, and the host did not reboot: %s, or part of it", why, now)
-	case runs == before && (fs.code("rolled-back") == 0 || fs.code("rolled-back") == 4):
+	case runs == before && slices.Contains([]int{0, 3, 4}, fs.code("rolled-back")):
 		return fail(RolledBack, hint, "%s; %s again", why, now)
 	}
 	return fail(Failed, "look at the host", "%s; the way back failed too: %s, or part of it", why, now)
