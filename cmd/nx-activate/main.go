@@ -9,6 +9,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/user"
 	"regexp"
@@ -39,6 +40,7 @@ type commands struct {
 	Generations generations `cmd:"" help:"Show each host's generations."`
 	Log         logs        `cmd:"" help:"Print the log of each host's last deployment, or of another one."`
 	Attach      attach      `cmd:"" help:"Follow each host's last deployment, or tell how it ended."`
+	Module      module      `cmd:"" help:"Print the NixOS module of nx-switch, by which users who are not root activate signed systems."`
 }
 
 // deploys are the flags of what changes hosts.
@@ -137,6 +139,7 @@ type (
 		cli.Files
 	}
 	attach struct{ cli.Files }
+	module struct{}
 )
 
 // Run is called by cli.Main after the flags are parsed.
@@ -189,6 +192,14 @@ func (c *attach) Run(ctx context.Context, p *cli.Process, flags *commands) error
 		return err
 	}
 	return each(ctx, p, a.Attach, c.Files.Files)
+}
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *module) Run(p *cli.Process) error {
+	if _, err := io.WriteString(p.Stdout, activate.Module()); err != nil {
+		return fmt.Errorf("write module: %w", err)
+	}
+	return nil
 }
 
 // each has a stage's function act on each host.

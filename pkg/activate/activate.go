@@ -14,8 +14,10 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 	"time"
 
+	"nx/pkg/keys"
 	"nx/pkg/record"
 	"nx/pkg/store"
 	"nx/pkg/target"
@@ -294,7 +296,29 @@ func newID(now time.Time) string {
 }
 
 //go:embed activate.sh
-var script string
+var activateScript string
+
+// script is what runs on a host.
+var script = keys.Script + activateScript
+
+//go:embed nx-switch.sh
+var doorScript string
+
+//go:embed nx-switch.nix
+var module string
+
+// Who logs in as another user than root, without target.sudo, goes by the door where
+// the host has it; protocol is what the two speak.
+const (
+	door     = "/run/current-system/sw/bin/nx-switch"
+	protocol = "1"
+)
+
+// Module returns the NixOS module that has nx-switch on a host, as one file.
+func Module() string {
+	quoted := strings.NewReplacer("''", "'''", "${", "''${")
+	return strings.NewReplacer("@activate.sh@", quoted.Replace(script), "@nx-switch.sh@", quoted.Replace(doorScript)).Replace(module)
+}
 
 // start hands the script over: on stdin, so that it is no argument that sudo
 // logs, and whole before any of it runs. It finds its text in the variable nx. A

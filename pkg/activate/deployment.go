@@ -15,7 +15,6 @@ import (
 	"sync"
 	"time"
 
-	"nx/pkg/keys"
 	"nx/pkg/record"
 	"nx/pkg/store"
 	"nx/pkg/target"
@@ -123,7 +122,15 @@ func (d *deployment) call(ctx context.Context, conn Conn, stdout, stderr interfa
 	if err != nil {
 		return 0, err
 	}
-	return conn.Run(ctx, "exec "+line, strings.NewReader(password+keys.Script+script), stdout, stderr)
+	line = "exec " + line
+	if d.to.Login() != target.DefaultUser && len(d.to.Sudo) == 0 {
+		through, err := target.Quote(slices.Concat([]string{"sudo", "-n", door, protocol}, words)...)
+		if err != nil {
+			return 0, err
+		}
+		line = "[ ! -x " + door + " ] || exec " + through + "; " + line
+	}
+	return conn.Run(ctx, line, strings.NewReader(password+script), stdout, stderr)
 }
 
 // as is argv as root on the host, and what is to be said first on its stdin.
@@ -448,9 +455,13 @@ func (d *deployment) contact(ctx context.Context, to target.Target, round string
 	ctx, cancel := context.WithTimeout(ctx, maxAttempt)
 	defer cancel()
 	said := &output{log: slog.New(slog.DiscardHandler)}
-	status, err := d.call(ctx, conn, io.Discard, said, words...)
-	if err == nil && status != 0 {
+	status, err := d.call(ctx, conn, said, io.Discard, words...)
+	switch {
+	case err != nil:
+	case status != 0:
 		err = fmt.Errorf("exit status %d", status)
+	case words[0] == "contact" && said.last() != "contact":
+		err = fmt.Errorf("the host says %q", said.last()) // that we are not root there, or no more
 	}
 	return err
 }
@@ -505,7 +516,13 @@ func (d *deployment) refused(status int) (Activation, error) {
 	switch {
 	case d.facts.has("user"):
 		f.cause = fmt.Sprintf("the host runs us as user %s, and this needs root", d.facts.value("user"))
-		f.hint = `set target.sudo, such as ["sudo"]`
+		f.hint = `set target.sudo, such as ["sudo"], or have nx-switch on the host: nx-activate module writes its NixOS module`
+	case d.facts.has("protocol"):
+		f.cause = fmt.Sprintf("the host's nx-switch speaks protocol %s, and this nx-activate %s", d.facts.value("protocol"), protocol)
+		f.hint = "have both of one version: nx-activate module writes the NixOS module"
+	case d.facts.has("refused"):
+		f.cause = "the host's nx-switch refused " + d.facts.value("refused")
+		f.hint = "sign what nx-copy brings with --sign-key; only root activates what is not signed"
 	case d.facts.has("absent"):
 		f.cause = fmt.Sprintf("it is not on %s", d.to.Host)
 		f.hint = "nx-copy brings it there; it stands before nx-activate in the pipe"
