@@ -19,7 +19,7 @@ func TestNxSwitch(t *testing.T) {
 	if _, err := exec.LookPath("sudo"); err != nil {
 		t.Skip("SKIPPED, needs sudo")
 	}
-	d := deploy(t, map[string]string{"web1.nix": "{ }"})
+	d := deploy(t, map[string]string{"web1.nix": "{ }", "keys.nix": "{ }"})
 	keys := map[string]string{}
 	for _, name := range []string{"deploy-1", "other-1"} {
 		if r := d.sh("nix-store --generate-binary-cache-key " + name + " " + name + ".secret " + name + ".public"); r.status != 0 {
@@ -35,7 +35,7 @@ func TestNxSwitch(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	d.write("network.nix", `{ web1 = {
-		imports = [ ./nx-switch.nix ./web1.nix ];
+		imports = [ ./nx-switch.nix ./web1.nix ./keys.nix ];
 		nx.switch = { users = [ "deploy" ]; keys = [ "`+keys["deploy-1"]+`" ]; };
 		users.users.deploy.isNormalUser = true;
 		deployment.targetEnv = "sandbox"; boot.isContainer = true;
@@ -179,8 +179,50 @@ cd /tmp/bin; env 'BASH_FUNC_exec%%=() { touch /etc/pwned; }' 'BASH_FUNC_cd%%=() 
 			t.Errorf("%s: %+v", verb, r)
 		}
 	}
+	// Keys come by it too, as the system declares them.
+	d.write("keys.nix", `{ deployment.keys.token = { text = "secret"; user = "deploy"; permissions = "0400"; destDir = "/var/keys"; }; }`)
+	exec := func(script string) result {
+		return d.sh("nx-copy -q -f network.nix --sign-key deploy-1.secret " + script)
+	}
+	path = make("keyed", as)
+	if r := exec("keyed.jsonl | nx-activate -q switch"); r.status != 0 || hosts(t, r.stdout)["web1"].Get("copied.keys").Raw != `["token"]` {
+		t.Errorf("with keys: %+v", r)
+	}
+	if got := d.on("web1", "stat -c '%U %a' /var/keys/token; cat /var/keys/token; ls -A /run/nx/keys"); got != "deploy 400\nsecret" {
+		t.Errorf("the key: %s", got)
+	}
+	d.on("web1", "rm /var/keys/token")
+	if r := d.sh("nx-copy keys -q -f network.nix keyed.jsonl"); r.status != 0 || d.on("web1", "cat /var/keys/token") != "secret" {
+		t.Errorf("at once: %+v", r)
+	}
+	const declared = `.deployment.keys.token`
+	for name, tt := range map[string]struct{ change, says string }{
+		"another place":  {declared + `.destDir = "/etc"`, "the system does not declare /etc/token like this"},
+		"another owner":  {declared + `.user = "root"`, "the system does not declare /var/keys/token like this"},
+		"another mode":   {declared + `.permissions = "0666"`, "the system does not declare /var/keys/token like this"},
+		"a command":      {declared + `.action = ["touch", "/etc/pwned"]`, "the system does not declare /var/keys/token like this"},
+		"another system": {`.storePath = "` + before + `"`, "it is signed by no key of nx.switch.keys"},
+	} {
+		r := d.sh("jq -c 'if .name then " + tt.change + " else . end' keyed.jsonl | nx-copy keys -f network.nix")
+		if r.status != 1 || !strings.Contains(hosts(t, r.stdout)["web1"].Get("error.message").Str, tt.says) {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+	for _, script := range []string{
+		nxSwitch + " 1 keys_at_once x no", nxSwitch + " 1 keys_pack x", nxSwitch + " 1 keys_receive ../../../etc", nxSwitch + " 1 stage /etc",
+		start + " keys=../../../etc", nxSwitch + " 1 start 20260101-000000-0b action=switch system=" + path + " keys=none",
+		`printf 'salt\n/etc/shadow\n\n' | ` + nxSwitch + " 1 stage " + path + " | grep -v ^-$ ; echo refused",
+		`printf 'salt\n\n5\t-\t../../../../etc/pwned\tnew\tearly\tdeploy\troot\t0400\tyes\tx\t-\t/var/keys/token\nhello\nend\n' | ` + nxSwitch + " 1 stage " + path + "; echo refused",
+	} {
+		if got := user(script); !strings.HasPrefix(got, "refused") {
+			t.Errorf("%s: %s", script, got)
+		}
+	}
+	if got := d.on("web1", "ls -d /etc/pwned /etc/token 2> /dev/null; stat -c '%U %a' /var/keys/token; cat /var/keys/token; ls -A /run/nx/keys"); got != "deploy 400\nsecret" {
+		t.Errorf("the key: %s", got)
+	}
 	// One step back is to a system that nobody signed.
-	if r := d.sh("nx-activate rollback good.jsonl"); r.status != 1 || !strings.Contains(r.stdout, "nx.switch.keys") {
+	if r := d.sh("nx-activate rollback --to 1 good.jsonl"); r.status != 1 || !strings.Contains(r.stdout, "nx.switch.keys") {
 		t.Errorf("rollback: %+v", r)
 	}
 }

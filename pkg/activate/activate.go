@@ -307,13 +307,6 @@ var doorScript string
 //go:embed nx-switch.nix
 var module string
 
-// Who logs in as another user than root, without target.sudo, goes by the door where
-// the host has it; protocol is what the two speak.
-const (
-	door     = "/run/current-system/sw/bin/nx-switch"
-	protocol = "1"
-)
-
 // Module returns the NixOS module that has nx-switch on a host, as one file.
 func Module() string {
 	quoted := strings.NewReplacer("''", "'''", "${", "''${")

@@ -123,12 +123,12 @@ func (d *deployment) call(ctx context.Context, conn Conn, stdout, stderr interfa
 		return 0, err
 	}
 	line = "exec " + line
-	if d.to.Login() != target.DefaultUser && len(d.to.Sudo) == 0 {
-		through, err := target.Quote(slices.Concat([]string{"sudo", "-n", door, protocol}, words)...)
-		if err != nil {
-			return 0, err
-		}
-		line = "[ ! -x " + door + " ] || exec " + through + "; " + line
+	through, ok, err := d.to.Through(words...)
+	if err != nil {
+		return 0, err
+	}
+	if ok { // or who it is says the script
+		line = "[ ! -x " + target.NxSwitch + " ] || " + through + "; " + line
 	}
 	return conn.Run(ctx, line, strings.NewReader(password+script), stdout, stderr)
 }
@@ -518,7 +518,7 @@ func (d *deployment) refused(status int) (Activation, error) {
 		f.cause = fmt.Sprintf("the host runs us as user %s, and this needs root", d.facts.value("user"))
 		f.hint = `set target.sudo, such as ["sudo"], or have nx-switch on the host: nx-activate module writes its NixOS module`
 	case d.facts.has("protocol"):
-		f.cause = fmt.Sprintf("the host's nx-switch speaks protocol %s, and this nx-activate %s", d.facts.value("protocol"), protocol)
+		f.cause = fmt.Sprintf("the host's nx-switch speaks protocol %s, and this nx-activate %s", d.facts.value("protocol"), target.SwitchProtocol)
 		f.hint = "have both of one version: nx-activate module writes the NixOS module"
 	case d.facts.has("refused"):
 		f.cause = "the host's nx-switch refused " + d.facts.value("refused")

@@ -13,6 +13,13 @@ let
   program = pkgs.writeText "activate.sh" ''@activate.sh@'';
   door = pkgs.writeText "nx-switch.sh" ''@nx-switch.sh@'';
 
+  # The keys that may be brought here: a line for each.
+  key = { name, destDir, user, group, permissions, restartUnits ? [ ], mkDirs ? true, ... }:
+    concatStringsSep "\t" [ user group permissions (if mkDirs then "yes" else "no") (if restartUnits == [ ] then "-" else concatStringsSep "," restartUnits) "${toString destDir}/${name}" ];
+  secret = { destination, owner, permissions, mkDirs, ... }:
+    key { inherit (owner) user group; inherit permissions mkDirs; name = baseNameOf destination; destDir = dirOf destination; };
+  keys = map key (attrValues (config.deployment.keys or { })) ++ map secret (attrValues (config.deployment.secrets or { }));
+
   # bash -p takes no functions from the environment, and what follows gets none of it.
   nx-switch = pkgs.writeScriptBin "nx-switch" ''
     #!${pkgs.bash}/bin/bash -p
@@ -42,6 +49,7 @@ in
       message = "nx.switch.users is set and nx.switch.keys is not: no system could be activated.";
     } ];
     environment.systemPackages = [ nx-switch ];
+    environment.etc."nx/keys".text = concatMapStrings (line: line + "\n") keys;
     # so that they can bring such systems here
     nix.extraOptions = "extra-trusted-public-keys = ${concatStringsSep " " cfg.keys}\n";
     security.sudo.extraRules = [ {

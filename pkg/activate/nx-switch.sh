@@ -15,7 +15,7 @@ protocol=1
 LC_ALL=C # what is looked at is bytes
 export LC_ALL
 umask 022
-cd / && exec < /dev/null || exit
+cd / && exec 3<&0 < /dev/null || exit
 
 refuse() {
 	printf 'refused %s\n' "$*"
@@ -46,11 +46,15 @@ for word; do
 	[ ${#word} -le 4096 ] || refuse 'a word that is too long'
 done
 
-verb=${1-} system='' special='' action=''
+verb=${1-} system='' special='' action='' keys_for=''
 what="$verb with these words"
 case $verb:$# in
 status:1 | generations:1) ;;
 closures:2) is_path "$2" ;;
+stage:2 | install:2)
+	is_path "$2"
+	system=$2
+	;;
 log:2) [ "$2" = last ] || is_id "$2" ;;
 attach:4)
 	[ "$2" = last ] || is_id "$2"
@@ -91,13 +95,14 @@ peek:* | start:*)
 		keep=+*) is_number "${value#+}" ;;
 		keep=*d) is_number "${value%d}" ;;
 		root=*) continue ;; # it follows from the system
+		keys=*) keys_for=$value ;;
 		*) refuse "$what" ;;
 		esac
 		set -- "$@" "$word"
 	done
 	if [ -z "$system" ] || [ -z "$action" ]; then refuse 'what names no system or no action'; fi
-	root=/nix/var/nix/gcroots/nx/${system##*/}
-	set -- "$verb" "$@" "root=$root"
+	case $keys_for in '' | none | "${system##*/}") ;; *) refuse "the keys of another system" ;; esac
+	set -- "$verb" "$@" "root=/nix/var/nix/gcroots/nx/${system##*/}"
 	;;
 *) refuse "the verb $verb" ;;
 esac
@@ -120,21 +125,42 @@ inside() {
 	case $(readlink -f "$1/bin/switch-to-configuration") in /nix/store/*) ;; *) return 1 ;; esac
 }
 
-if [ "$verb" = start ]; then
+# vouched: whether the system may be used; why says what is wrong.
+vouched() {
 	# From here on nobody can collect it, and have another one in its place.
+	root=/nix/var/nix/gcroots/nx/${system##*/}
 	mkdir -p "${root%/*}" && ln -sfn "$system" "$root" || exit
 	why=
 	if ! nix-store --check-validity "$system" 2> /dev/null; then
 		why=absent
 	elif ! genuine; then
 		why="refused $system: it is signed by no key of nx.switch.keys"
-	elif ! inside "$system" || { [ -e "$system/specialisation/$special" ] && [ -n "$special" ] && ! inside "$system/specialisation/$special"; }; then
+	elif ! inside "$system" || { [ -n "$special" ] && [ -e "$system/specialisation/$special" ] && ! inside "$system/specialisation/$special"; }; then
 		why="refused $system: it is no system"
+	elif [ "$keys_for" = none ] && [ -s "$system/etc/nx/keys" ]; then
+		why="refused $system: it declares keys"
 	fi
-	if [ -n "$why" ]; then
-		rm -f "$root"
-		printf '%s\n' "$why"
-		exit 0
+	[ -n "$why" ] || return 0
+	rm -f "$root"
+	printf '%s\n' "$why"
+	exit 0
+}
+
+nx=$(cat "$program") || exit
+case $verb in
+start) vouched ;;
+stage | install)
+	vouched
+	# What it declares is in what was signed, or in what that refers to.
+	allowed=$(readlink -f "$system/etc/nx/keys") || refuse "$system: it declares no keys"
+	case $allowed in /nix/store/*) ;; *) refuse "$system: it declares no keys" ;; esac
+	exec <&3
+	if [ "$verb" = stage ]; then
+		set -- keys_receive "${system##*/}" "$allowed"
+	else
+		set -- keys_receive_now "now-$$" "$allowed"
 	fi
-fi
-nx=$(cat "$program") && eval "$nx"
+	;;
+esac
+exec 3<&-
+eval "$nx"

@@ -8,6 +8,7 @@ import (
 
 	"nx/pkg/keys"
 	"nx/pkg/record"
+	"nx/pkg/store"
 	"nx/pkg/target"
 )
 
@@ -54,14 +55,23 @@ func (e *keyError) Hint() string {
 }
 
 // asRoot returns what runs scripts on the host as root, and calls moved when anything
-// moves.
-func asRoot(conn Conn, t target.Target, moved func()) keys.Run {
+// moves. Where the host has nx-switch for t that does what the script would, by verb,
+// for the keys that system declares.
+func asRoot(conn Conn, t target.Target, moved func(), verb string, system store.Path) keys.Run {
 	return func(ctx context.Context, script string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
 		line, err := target.Quote(t.As("/bin/sh", "-c", script)...)
 		if err != nil {
 			return 0, err
 		}
-		return conn.Run(ctx, "exec "+line, &movingReader{stdin, moved}, &movingWriter{stdout, moved}, stderr)
+		line = "exec " + line
+		through, ok, err := t.Through(verb, string(system))
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			line = "[ ! -x " + target.NxSwitch + " ] || " + through + "; " + line
+		}
+		return conn.Run(ctx, line, &movingReader{stdin, moved}, &movingWriter{stdout, moved}, stderr)
 	}
 }
 
@@ -77,7 +87,7 @@ func (d *delivery) stage(ctx context.Context, conn Conn, moved func()) error {
 		return err
 	}
 	d.log.Info("staging keys", "keys", len(contents))
-	sent, err := keys.Stage(ctx, asRoot(conn, d.target, moved), d.path.Base(), contents)
+	sent, err := keys.Stage(ctx, asRoot(conn, d.target, moved, "stage", d.path), d.path.Base(), contents)
 	if err != nil {
 		return &keyError{err, d.target.Login()}
 	}
@@ -115,7 +125,8 @@ func (c *Courier) InstallKeys(ctx context.Context, r *record.Record, prune bool)
 	}
 	defer conn.Close()
 	d.log.Info("installing keys", "keys", len(contents))
-	sent, err := keys.Install(ctx, asRoot(conn, d.target, func() {}), contents, prune)
+	system, _ := r.StorePath() // without one there is no nx-switch
+	sent, err := keys.Install(ctx, asRoot(conn, d.target, func() {}, "install", system), contents, prune)
 	if err != nil {
 		return &keyError{err, d.target.Login()}
 	}

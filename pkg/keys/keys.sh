@@ -61,16 +61,18 @@ keys_each() {
 	done 7< "$manifest"
 }
 
-# keys_receive NAME: take what nx-copy sends, as what is staged under that name.
-# First the salt and paths, up to an empty line; each is answered by what is there.
-# Then the manifest's lines, each behind the sizes of contents and action and
-# followed by these.
+# keys_receive NAME [ALLOWED]: take what nx-copy sends, as what is staged under that
+# name. First the salt and paths, up to an empty line; each is answered by what is
+# there. Then the manifest's lines, each behind the sizes of contents and action and
+# followed by these. Where the file ALLOWED is named, keys are as a line of it says:
+# USER GROUP MODE DIRS UNITS PATH, and nothing is run.
 keys_receive() {
+	allowed=${2-}
 	umask 077
 	keys_memory >&2 || return
 	IFS= read -r salt
 	while IFS= read -r file && [ -n "$file" ]; do
-		if [ -f "$file" ] && [ ! -L "$file" ] && keys_sum "$file"; then
+		if keys_may 6 "$file" && [ -f "$file" ] && [ ! -L "$file" ] && keys_sum "$file"; then
 			echo "$sum $(stat -c '%U %u %G %g %a' "$file")"
 		else
 			echo -
@@ -78,20 +80,34 @@ keys_receive() {
 	done
 	staged=$memory/$1 new=$memory/.new.$$
 	mkdir $new && true > $new/manifest && printf %s "$salt" > $new/salt || return
-	while IFS=$keys_tab read -r size action line; do
+	while IFS=$keys_tab read -r size action i is when user group mode dirs want units path; do
 		if [ "$size" = end ]; then
 			rm -rf "$staged" && mv -T $new "$staged" && echo staged
 			# what nobody came for
 			find $memory -mindepth 1 -maxdepth 1 -mtime +0 -exec rm -rf {} +
 			return
 		fi
-		i=${line%%"$keys_tab"*}
-		if [ "$size" != - ]; then head -c "$size" > "$new/$i" || break; fi
-		if [ "$action" != - ]; then head -c "$action" > "$new/$i.action" || break; fi
-		printf '%s\n' "$line" >> $new/manifest || break
+		case $i in '' | *[!0-9]*) break ;; esac
+		line=$user$keys_tab$group$keys_tab$mode$keys_tab$dirs$keys_tab$units$keys_tab$path
+		if ! keys_may 1 "$line" || { [ -n "$allowed" ] && [ "$action" != - ]; }; then
+			echo "the system does not declare $path like this" >&2
+			break
+		fi
+		if [ "$size" != - ]; then keys_take "$size" > "$new/$i" || break; fi
+		if [ "$action" != - ]; then keys_take "$action" > "$new/$i.action" || break; fi
+		{ printf '%s\t' "$i" "$is" "$when" "$user" "$group" "$mode" "$dirs" "$want" "$units" && printf '%s\n' "$path"; } >> $new/manifest || break
 	done
 	rm -rf $new
 	return 1
+}
+
+# keys_may FIELD TEXT: whether that is allowed from this field of a line on.
+keys_may() { [ -z "$allowed" ] || cut -f "$1-" "$allowed" | grep -qxF -e "$2"; }
+
+# keys_take SIZE: the next bytes, of which there is an end.
+keys_take() {
+	case $1 in '' | *[!0-9]* | ????????*) return 1 ;; esac
+	head -c "$1"
 }
 
 # keys_changed NAME: whether there is anything to do for what is staged.
@@ -302,6 +318,9 @@ keys_unpack() {
 	until IFS= read -r line || return; do [ "$line" != keys ] || break; done
 	keys_receive "$1" >&2 && keys_at_once "$1" no
 }
+
+# keys_receive_now NAME ALLOWED: keys_receive, and install it at once.
+keys_receive_now() { keys_receive "$1" "$2" && keys_at_once "$1" no >&2; }
 
 # keys_at_once NAME PRUNE: install all that is staged, without an activation.
 keys_at_once() {

@@ -120,6 +120,9 @@ func send(w io.Writer, answers *bufio.Reader, keys []Contents) (sent int, err er
 		if err != nil {
 			return 0, err
 		}
+		if words := strings.Fields(answer); len(words) > 0 && (words[0] == "refused" || words[0] == "protocol") {
+			return 0, fmt.Errorf("the host's nx-switch says: %s", answer)
+		}
 		action, err := script(k.Key.Action)
 		if err != nil {
 			return 0, fmt.Errorf("key %s: action: %w", k.Key.ID, err)

@@ -73,6 +73,25 @@ func (t Target) As(argv ...string) []string {
 	return append(append([]string(nil), t.Sudo...), argv...)
 }
 
+// Through is a line of shell that does as root what words say where t logs in as
+// another user and has no sudo: by the host's nx-switch, which one rule of sudo lets
+// that user start, where the host has it at [NxSwitch]. ok is false when t has other
+// means.
+func (t Target) Through(words ...string) (line string, ok bool, err error) {
+	if t.Login() == DefaultUser || len(t.Sudo) > 0 {
+		return "", false, nil
+	}
+	line, err = Quote(append([]string{"sudo", "-n", NxSwitch, SwitchProtocol}, words...)...)
+	return "exec " + line, true, err
+}
+
+// NxSwitch is where a host has the door for users who are not root, and SwitchProtocol
+// what it speaks.
+const (
+	NxSwitch       = "/run/current-system/sw/bin/nx-switch"
+	SwitchProtocol = "1"
+)
+
 // Quote joins argv into one line of POSIX shell that runs exactly these words.
 // A NUL cannot be an argument of any program and is refused.
 func Quote(argv ...string) (string, error) {
