@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"nx/pkg/nixcmd"
@@ -81,21 +82,35 @@ func TestKeyUnits(t *testing.T) {
 		}
 		waits.end()
 
-		// A key that another one replaces is still there.
-		follows := startKeyScript(t, follow)
-		follows.watching()
-		fresh := filepath.Join(dir, ".the token.nx-2")
-		if err := os.WriteFile(fresh, []byte("22"), 0o600); err != nil {
-			t.Fatal(err)
+		// A key that another one replaces is still there, until its name is gone, and
+		// be it that the file has another.
+		key, beside := filepath.Join(dir, "the token"), filepath.Join(dir, ".the token.nx-2")
+		for _, leave := range []func() error{
+			func() error { return os.Remove(key) },
+			func() error { return os.Rename(key, beside) },
+			func() error { return errors.Join(os.Link(key, beside), os.Remove(key)) },
+		} {
+			if err := os.WriteFile(key, []byte("1"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			follows := startKeyScript(t, follow)
+			follows.watching()
+			if err := os.WriteFile(beside, []byte("22"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Rename(beside, key); err != nil {
+				t.Fatal(err)
+			}
+			follows.says("'[' -e ")
+			follows.says("read -r _")
+			if err := leave(); err != nil {
+				t.Fatal(err)
+			}
+			follows.end()
+			if err := os.RemoveAll(beside); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if err := os.Rename(fresh, filepath.Join(dir, "the token")); err != nil {
-			t.Fatal(err)
-		}
-		follows.says("has been replaced")
-		if err := os.Remove(filepath.Join(dir, "the token")); err != nil {
-			t.Fatal(err)
-		}
-		follows.end()
 
 		// Whoever the key is for need not be there, nor the key.
 		for range 2 {
@@ -135,8 +150,9 @@ func startKeyScript(t *testing.T, text string) *keyScript {
 	if err := os.WriteFile(filepath.Join(bin, "sleep"), []byte("#!/bin/sh\necho slept >&3\nread -r _ <&4\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s := &keyScript{t: t, cmd: exec.Command("bash", "-e", "-c", text), sleeps: wake, lines: bufio.NewReader(sleeps)}
+	s := &keyScript{t: t, cmd: exec.Command("bash", "-e", "-x", "-c", text), sleeps: wake, lines: bufio.NewReader(sleeps)}
 	s.cmd.Env = append(os.Environ(), "PATH="+bin+":"+os.Getenv("PATH"), "LC_ALL=C")
+	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	s.cmd.ExtraFiles = []*os.File{ours, theirs}
 	stderr, err := s.cmd.StderrPipe()
 	if err != nil {
@@ -146,7 +162,8 @@ func startKeyScript(t *testing.T, text string) *keyScript {
 	if err := s.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.cmd.Process.Kill() })
+	// With what it leaves behind, as systemd does.
+	t.Cleanup(func() { _ = syscall.Kill(-s.cmd.Process.Pid, syscall.SIGKILL) })
 	ours.Close()
 	theirs.Close()
 	return s

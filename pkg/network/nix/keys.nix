@@ -35,9 +35,12 @@ in
       serviceConfig = { TimeoutStartSec = "infinity"; Restart = "always"; RestartSec = "100ms"; };
       preStart = await key;
       # It ends when nothing has that name any more. Another file that takes the
-      # name by a rename is followed instead, so a new key bounces no service.
+      # name by a rename is followed instead, so a new key bounces no service. A
+      # line of tail's says that the name is another file's, or nobody's.
       script = ''
-        tail --follow=name --lines=0 --quiet ${escapeShellArg key.path} > /dev/null || true
+        while read -r _ && [ -e ${escapeShellArg key.path} ]; do :; done < <(
+          exec tail --follow=name --lines=0 --quiet ${escapeShellArg key.path} 2>&1 > /dev/null
+        )
       '';
     }) keys // lib.optionalAttrs (early != { }) {
       nx-keys = {
