@@ -49,6 +49,13 @@ uptime() {
 	say "${up%.*}"
 }
 
+# nap: sleep, longer each time after nap was set to 0.01, up to a tenth of a second:
+# what takes long is no longer for it, and what is over at once is seen at once.
+nap() {
+	sleep "$nap"
+	case $nap in 0.01) nap=0.02 ;; 0.02) nap=0.05 ;; *) nap=0.1 ;; esac
+}
+
 boot_id() { cat /proc/sys/kernel/random/boot_id; }
 
 systemd() { [ -d /run/systemd/system ] && command -v systemctl > /dev/null; }
@@ -269,10 +276,10 @@ launch() {
 # ready LINES: wait until the supervisor holds its lock, or has written more than
 # these lines of the journal: it may be through already, or killed.
 ready() {
-	until=$(($(uptime) + 30))
+	until=$(($(uptime) + 30)) nap=0.01
 	until held "$dir/alive" || [ "$(noticed)" -gt "$1" ]; do
 		[ "$(uptime)" -lt $until ] || return
-		sleep 0.05
+		nap
 	done
 }
 
@@ -283,8 +290,8 @@ follow() {
 	say "deployment $id"
 	flock -s "$dir/alive" true &
 	waiter=$!
-	{ tail -n "+$2" -f -s 0.1 --pid=$waiter "$dir/log" | sed -u 's/^/|/' >&2; } &
-	tail -n "+$1" -f -s 0.1 --pid=$waiter "$dir/journal"
+	{ tail -n "+$2" -f -s 0.02 --pid=$waiter "$dir/log" | sed -u 's/^/|/' >&2; } &
+	tail -n "+$1" -f -s 0.02 --pid=$waiter "$dir/journal"
 	wait
 }
 
@@ -567,14 +574,14 @@ limited() {
 	# a session of its own, so that all of it can be found
 	# shellcheck disable=SC2016
 	setsid /bin/sh -c '"$@"; echo $? > "$0"' "$live/code" "$@" 8>&- 9>&- &
-	session=$!
+	session=$! nap=0.01
 	until [ -s "$live/code" ]; do
 		if [ "$(uptime)" -ge $over ]; then
 			end_all
 			code=124
 			return
 		fi
-		sleep 0.1
+		nap
 	done
 	code=$(cat "$live/code")
 	wait "$session"
@@ -655,7 +662,7 @@ reach() {
 			why="nobody reached the host over a new connection within $confirm s"
 			return 1
 		fi
-		sleep 0.1
+		sleep 0.02
 	done
 	step "contact $1"
 }

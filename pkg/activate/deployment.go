@@ -116,8 +116,17 @@ func (d *deployment) connect(ctx context.Context) (Conn, error) {
 }
 
 // call runs a verb of the script on the host.
-func (d *deployment) call(ctx context.Context, conn Conn, stdout, stderr interface{ Write([]byte) (int, error) }, words ...string) (int, error) {
-	argv, password := d.as(slices.Concat([]string{"/bin/sh", "-c", start, "nx-activate"}, words)...)
+func (d *deployment) call(ctx context.Context, conn Conn, stdout, stderr io.Writer, words ...string) (int, error) {
+	program, stdin := []string{"/bin/sh", "-c", start, "nx-activate"}, script
+	if words[0] == "contact" || words[0] == "refuse" {
+		// What waits for it is there, and a long line is spared a round trip.
+		kept := "/var/lib/nx/deployments/" + d.id
+		if d.id == last {
+			kept = "/var/lib/nx/last"
+		}
+		program, stdin = []string{"/bin/sh", kept + "/activate.sh"}, ""
+	}
+	argv, password := d.as(slices.Concat(program, words)...)
 	line, err := target.Quote(argv...)
 	if err != nil {
 		return 0, err
@@ -130,7 +139,7 @@ func (d *deployment) call(ctx context.Context, conn Conn, stdout, stderr interfa
 	if ok { // or who it is says the script
 		line = "[ ! -x " + target.NxSwitch + " ] || " + through + "; " + line
 	}
-	return conn.Run(ctx, line, strings.NewReader(password+script), stdout, stderr)
+	return conn.Run(ctx, line, strings.NewReader(password+stdin), stdout, stderr)
 }
 
 // as is argv as root on the host, and what is to be said first on its stdin.

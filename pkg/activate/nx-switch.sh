@@ -62,7 +62,7 @@ attach:4)
 	is_number "$4"
 	;;
 contact:3 | refuse:4)
-	is_id "$2"
+	[ "$2" = last ] || is_id "$2"
 	case $3 in 1 | 2) ;; *) refuse "$what" ;; esac
 	;;
 peek:* | start:*)
