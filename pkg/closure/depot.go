@@ -48,6 +48,7 @@ type Depot struct {
 	Log *slog.Logger // nil discards
 
 	once     sync.Once
+	warning  sync.Once
 	encoder  *zstd.Encoder
 	slots    chan *slot
 	spool    *spool // nil without one
@@ -102,9 +103,11 @@ func (d *Depot) Close() error {
 	return d.spool.close()
 }
 
-// unspooled warns that NARs are read for each host.
+// unspooled warns, once, that NARs are read for each host.
 func (d *Depot) unspooled(err error) {
-	d.Log.Warn("no spool: "+err.Error(), "hint", "each host's objects are read and compressed for it alone; TMPDIR says where there is room")
+	d.warning.Do(func() {
+		d.Log.Warn("no spool: "+err.Error(), "hint", "each host's objects are read and compressed for it alone; TMPDIR says where there is room")
+	})
 }
 
 // WriteNAR passes an object's NAR to emit, as it is or as zstd frames, in pieces

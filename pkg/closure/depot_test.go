@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -320,6 +321,30 @@ func TestNoSpool(t *testing.T) {
 	}
 	if n := q.count(info.Path); n != 2 || strings.Count(log.String(), "no spool") != 1 {
 		t.Errorf("read %d times, log %s", n, &log)
+	}
+}
+
+// A spool's disk that is full is the same, and is told once.
+func TestFullSpool(t *testing.T) {
+	full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("NEEDS /dev/full: %v", err)
+	}
+	var log bytes.Buffer
+	q := &quarry{}
+	d := &Depot{Source: q, SpoolSize: 1 << 30, Log: slog.New(slog.NewTextHandler(&log, nil))}
+	defer d.Close()
+	d.start()
+	d.spool.close()
+	d.spool.f = full
+	for _, info := range []store.Info{nar(3 * pieceSize), nar(pieceSize)} {
+		r := newReceiver(t, true)
+		if err := d.WriteNAR(t.Context(), info, true, r.take); err != nil || r.sum() != q.sum(t, info) {
+			t.Errorf("%v", err)
+		}
+	}
+	if strings.Count(log.String(), "no space left on device") != 1 {
+		t.Errorf("log %s", &log)
 	}
 }
 
