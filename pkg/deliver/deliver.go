@@ -1,5 +1,6 @@
 // Package deliver is the stage of nx-copy: it brings each host's system, with all
-// it refers to, to the host's target.
+// it refers to, to the host's target, or, as a [Publisher], to a store that hosts
+// fetch from. What follows is of the former.
 //
 // A host has one connection. On it the host's own Nix first says what is missing
 // and locks all of the closure; then the missing objects are sent; and before the

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -42,14 +43,18 @@ func (e *SendError) Unwrap() error { return e.Err }
 // Hint says what may help, if anything is known.
 func (e *SendError) Hint() string { return e.hint }
 
+// seldom is how often it is told to who sees no details how far it is.
+const seldom = 30 * time.Second
+
 // maxPaths is how many paths go on a command line: of some hundred bytes each, where
 // Linux takes 2 MiB.
 const maxPaths = 4096
 
 // Send brings paths, with all they refer to, to the store, what they share once, and
 // calls done once for each, from one goroutine. What is there is not sent. It logs
-// how far all of it is, as details: sending, with done and all, objects; and, where
-// Nix tells, reading, with doneBytes and allBytes of their NARs.
+// how far all of it is, as details and now and then for everybody: sending, with done
+// and all, objects; and, where Nix tells, as details, reading, with doneBytes and
+// allBytes of their NARs.
 func (d *Destination) Send(ctx context.Context, paths []store.Path, done func(p store.Path, err error)) {
 	for some := range slices.Chunk(paths, maxPaths) {
 		d.some(ctx, some, func(p store.Path, err error) {
@@ -120,7 +125,7 @@ func (d *Destination) copy(ctx context.Context, paths []store.Path) error {
 	// vouches for what is sent.
 	args := append([]string{"copy", "--extra-experimental-features", "nix-command", "--option", "keep-going", "true",
 		"--no-check-sigs", "--log-format", "internal-json", "--to", to, "--"}, texts(paths)...)
-	s := sending{log: d.Nix.log(), tally: newTally(), running: map[string]bool{}}
+	s := newSending(d.Nix.log())
 	err = d.Nix.follow(ctx, s.line, "nix", args...)
 	switch {
 	case ctx.Err() != nil:
@@ -196,8 +201,13 @@ type sending struct {
 	running map[string]bool // objects, by Nix' id
 	all     int64           // objects
 	done    int64
-	bytes   int64  // the last that was logged
-	first   string // error
+	bytes   int64     // the last that was logged
+	said    time.Time // when it was last told to all
+	first   string    // error
+}
+
+func newSending(log *slog.Logger) *sending {
+	return &sending{log: log, tally: newTally(), running: map[string]bool{}, said: time.Now()}
 }
 
 // "copying 812 paths": the text alone says it, in all versions.
@@ -214,14 +224,14 @@ func (s *sending) line(line string) {
 	case e.action == "start" && e.typ == actCopyPaths:
 		if m := copyingPaths.FindStringSubmatch(e.text); m != nil {
 			s.all, _ = strconv.ParseInt(m[1], 10, 64)
-			s.log.Debug("sending", "done", s.done, "all", s.all)
+			s.tell()
 		}
 	case e.action == "start" && e.typ == actCopyPath:
 		s.running[e.id] = true
 	case e.action == "stop" && s.running[e.id]:
 		delete(s.running, e.id)
 		s.done++
-		s.log.Debug("sending", "done", s.done, "all", max(s.all, s.done))
+		s.tell()
 	case e.action == "result" && e.typ == resProgress:
 		if p := s.tally.progress(); percent(p.Unpacked, p.Unpack) != percent(s.bytes, p.Unpack) {
 			s.bytes = p.Unpacked
@@ -234,4 +244,13 @@ func (s *sending) line(line string) {
 	case e.action == "msg":
 		s.log.Debug("output", "line", e.text)
 	}
+}
+
+// tell logs how many objects are there.
+func (s *sending) tell() {
+	level := slog.LevelDebug
+	if now := time.Now(); now.Sub(s.said) >= seldom {
+		s.said, level = now, slog.LevelInfo
+	}
+	s.log.Log(context.Background(), level, "sending", "done", s.done, "all", max(s.all, s.done))
 }

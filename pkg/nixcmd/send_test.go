@@ -1,15 +1,19 @@
 package nixcmd
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"nx/pkg/store"
 )
@@ -140,6 +144,48 @@ func TestSendSigned(t *testing.T) {
 			if n := strings.Count(string(out), " test-1:"); err != nil || n != 3 {
 				t.Errorf("%s: %v: %d signatures: %s", to, err, n, out)
 			}
+		}
+	})
+}
+
+// How far it is, Nix says in text, and later versions in bytes too; seldom everybody is
+// told.
+func TestSending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var text bytes.Buffer
+		s := newSending(slog.New(slog.NewTextHandler(&text, &slog.HandlerOptions{Level: slog.LevelDebug, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+			if a.Key == slog.TimeKey {
+				return slog.Attr{}
+			}
+			return a
+		}})))
+		for _, line := range []string{
+			`@nix {"action":"start","id":1,"level":3,"text":"copying 3 paths","type":103}`,
+			`@nix {"action":"result","fields":[100,2000],"id":1,"type":106}`,
+			`@nix {"action":"start","fields":["/nix/store/x","local","s3://c"],"id":2,"level":3,"text":"copying path","type":100}`,
+			`@nix {"action":"result","fields":[500,1000,0,0],"id":2,"type":105}`,
+			`@nix {"action":"result","fields":[501,1000,0,0],"id":2,"type":105}`,
+			`@nix {"action":"stop","id":2}`, ``,
+			`@nix {"action":"start","fields":["/nix/store/y","local","s3://c"],"id":3,"level":3,"text":"copying path","type":100}`,
+			`@nix {"action":"stop","id":3}`,
+			`warning: you do not have a home`,
+			`@nix {"action":"msg","level":0,"msg":"could not copy /nix/store/z: \u001b[31;1merror:\u001b[0m no"}`,
+			`@nix {"action":"msg","level":0,"msg":"error: another"}`,
+		} {
+			if line == "" {
+				<-time.After(seldom)
+				continue
+			}
+			s.line(line)
+		}
+		const want = `level=DEBUG msg=sending done=0 all=3
+level=DEBUG msg=reading doneBytes=500 allBytes=2000
+level=DEBUG msg=sending done=1 all=3
+level=INFO msg=sending done=2 all=3
+level=DEBUG msg=output line="warning: you do not have a home"
+`
+		if got := text.String(); got != want || s.first != "copy /nix/store/z: no" {
+			t.Errorf("first error %q, events\n got %s\nwant %s", s.first, got, want)
 		}
 	})
 }
