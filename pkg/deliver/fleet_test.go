@@ -333,14 +333,19 @@ func (h *fakeHost) run(channel io.ReadWriter) error {
 	switch {
 	case strings.HasPrefix(script, "exec "+serve):
 		return h.serve(in, channel)
-	case strings.HasPrefix(script, "zstd -dcq | "+serve):
+	case strings.Contains(script, "zstd -dcq | "+serve):
+		if strings.HasPrefix(script, "read -r _ || exit 0\n") {
+			if _, err := in.ReadString('\n'); err != nil {
+				return nil // nothing is to be sent
+			}
+		}
 		nar, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return err
 		}
 		defer nar.Close()
 		return h.serve(nar, channel)
-	case strings.Contains(script, "read -r _ || exit 0"):
+	case strings.Contains(script, "kept"):
 		fmt.Fprintf(channel, "free %d zstd\n", 1<<30)
 		if _, err := in.ReadString('\n'); err != nil {
 			return nil
