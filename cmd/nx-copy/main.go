@@ -53,7 +53,7 @@ type closures struct {
 	To         string              `placeholder:"STORE" help:"Send the closures to a store that Nix knows, such as s3://BUCKET or file:///srv/cache, what they share once, in place of the targets. The records stay as they are."`
 	Compress   closure.Compression `enum:"auto,zstd,none" default:"auto" placeholder:"HOW" help:"Send zstd to targets that have it: auto, until it turns out that the line is faster than compression, zstd, always, or none (default ${default})."`
 	Substitute *bool               `negatable:"" help:"Have each target fetch from its own caches what they have, or none (default: what deployment.substituteOnDestination and hasFastConnection say)."`
-	SignKey    string              `type:"path" placeholder:"FILE" help:"Sign what is sent with the secret key in FILE, as made by nix-store --generate-binary-cache-key, for targets that trust its public key but not the user."`
+	SignKey    string              `type:"path" placeholder:"FILE" help:"Sign what is sent with the secret key in FILE, as made by nix-store --generate-binary-cache-key, for targets that trust its public key but not the user, or that fetch it from STORE."`
 	SpoolSize  cli.Size            `default:"2G" placeholder:"SIZE" help:"What is read for several targets is kept for the slower ones in a file of at most SIZE, in TMPDIR or /var/tmp (default ${default})."`
 	Timeout    time.Duration       `default:"10m" placeholder:"TIME" help:"Give a target up when nothing has moved for TIME (default ${default})."`
 	DryRun     bool                `help:"Say what each target lacks, and send nothing."`
@@ -77,7 +77,7 @@ func (c *closures) Run(ctx context.Context, p *cli.Process, flags *commands) err
 		return err
 	}
 	if c.To != "" {
-		there := &nixcmd.Destination{Nix: &nixcmd.Nix{Log: p.Log}, Store: c.To, SignKey: c.SignKey}
+		there := &nixcmd.Destination{Nix: &nixcmd.Nix{Options: flags.NixOptions(), Log: p.Log}, Store: c.To, SignKey: c.SignKey}
 		publisher := deliver.Publisher{Send: there.Send, To: c.To, Log: p.Log}
 		return stream.Batches(ctx, s, publisher.Hosts)
 	}

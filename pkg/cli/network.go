@@ -33,13 +33,23 @@ func (n *Network) NixArgs() []string {
 	for _, group := range []struct {
 		flag  string
 		pairs pairs
-	}{{"--arg", n.Arg}, {"--argstr", n.Argstr}, {"--option", n.Option}} {
+	}{{"--arg", n.Arg}, {"--argstr", n.Argstr}} {
 		for _, p := range group.pairs {
 			args = append(args, group.flag, p[0], p[1])
 		}
 	}
+	args = append(args, n.NixOptions()...)
 	for _, path := range n.Include {
 		args = append(args, "-I", path)
+	}
+	return args
+}
+
+// NixOptions are those of the arguments that any of Nix' commands takes.
+func (n *Network) NixOptions() []string {
+	var args []string
+	for _, p := range n.Option {
+		args = append(args, "--option", p[0], p[1])
 	}
 	return args
 }

@@ -124,7 +124,7 @@ func (d *Destination) copy(ctx context.Context, paths []store.Path) error {
 	// status. The checks are those of nx-copy's own protocol: who may write the store
 	// vouches for what is sent.
 	args := append([]string{"copy", "--extra-experimental-features", "nix-command", "--option", "keep-going", "true",
-		"--no-check-sigs", "--log-format", "internal-json", "--to", to, "--"}, texts(paths)...)
+		"--no-check-sigs", "--log-format", "internal-json", "--to", to}, texts(paths)...)
 	s := newSending(d.Nix.log())
 	err = d.Nix.follow(ctx, s.line, "nix", args...)
 	switch {
@@ -150,7 +150,7 @@ func (d *Destination) signing(ctx context.Context, paths []store.Path) (string, 
 		}
 		return d.Store + sep + "secret-key=" + url.PathEscape(d.SignKey), nil
 	}
-	args := append([]string{"store", "sign", "--extra-experimental-features", "nix-command", "--key-file", d.SignKey, "--recursive", "--"}, texts(paths)...)
+	args := append([]string{"store", "sign", "--extra-experimental-features", "nix-command", "--key-file", d.SignKey, "--recursive"}, texts(paths)...)
 	if _, err := d.Nix.output(ctx, "nix", args...); err != nil {
 		return "", fmt.Errorf("sign: %w", err)
 	}
@@ -159,7 +159,7 @@ func (d *Destination) signing(ctx context.Context, paths []store.Path) (string, 
 
 // valid returns those of paths that the store has.
 func (d *Destination) valid(ctx context.Context, paths []store.Path) (map[store.Path]bool, error) {
-	args := append([]string{"path-info", "--extra-experimental-features", "nix-command", "--json", "--store", d.Store, "--"}, texts(paths)...)
+	args := append([]string{"path-info", "--extra-experimental-features", "nix-command", "--json", "--store", d.Store}, texts(paths)...)
 	out, err := d.Nix.output(ctx, "nix", args...)
 	if err != nil {
 		return nil, err

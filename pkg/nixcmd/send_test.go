@@ -71,7 +71,7 @@ func TestSend(t *testing.T) {
 		s["gone"] = "/nix/store/00000000000000000000000000000000-nixos-system-gone"
 		cache := t.TempDir()
 		var events []string
-		d := &Destination{Nix: &Nix{Log: logged(&events)}, Store: "file://" + cache + "?compression=none"}
+		d := &Destination{Nix: &Nix{Log: logged(&events), Options: []string{"--option", "connect-timeout", "5"}}, Store: "file://" + cache + "?compression=none"}
 		got := send(t.Context(), d, s["gone"], s["a"], s["b"], s["c"])
 		want := map[string]string{"a": "", "c": "", "b": "own-b': ", "gone": "the path is not valid"}
 		for name, text := range want {
@@ -137,7 +137,7 @@ func TestSendSigned(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 		for _, to := range []string{"file://" + t.TempDir(), "file://" + t.TempDir() + "?compression=none", "local?root=" + t.TempDir()} {
-			if got := send(t.Context(), &Destination{Nix: &Nix{}, Store: to, SignKey: key}, s["a"]); len(got) != 1 || got["a"] != nil {
+			if got := send(t.Context(), &Destination{Nix: &Nix{Options: []string{"--option", "connect-timeout", "5"}}, Store: to, SignKey: key}, s["a"]); len(got) != 1 || got["a"] != nil {
 				t.Fatalf("%s: %v", to, got)
 			}
 			out, err := exec.Command("nix", "--extra-experimental-features", "nix-command", "path-info", "--recursive", "--sigs", "--store", to, string(s["a"])).CombinedOutput()
