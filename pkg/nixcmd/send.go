@@ -74,7 +74,7 @@ var errInvalid = errors.New("the path is not valid")
 
 // some is Send for what fits on a command line.
 func (d *Destination) some(ctx context.Context, paths []store.Path, done func(store.Path, error)) {
-	fail := func(paths []store.Path, err error) {
+	all := func(paths []store.Path, err error) {
 		for _, p := range paths {
 			done(p, err)
 		}
@@ -82,27 +82,24 @@ func (d *Destination) some(ctx context.Context, paths []store.Path, done func(st
 	// Nix would try to fetch them, or fail for all.
 	invalid, err := d.Nix.Invalid(ctx, paths...)
 	if err != nil {
-		fail(paths, err)
+		all(paths, err)
 		return
 	}
-	fail(invalid, errInvalid)
+	all(invalid, errInvalid)
 	paths = slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { return slices.Contains(invalid, p) })
 	if len(paths) == 0 {
 		return
 	}
 	err = d.copy(ctx, paths)
-	if err == nil {
-		fail(paths, nil)
+	if err == nil || len(paths) == 1 || ctx.Err() != nil {
+		all(paths, err)
 		return
 	}
-	if len(paths) == 1 || ctx.Err() != nil {
-		fail(paths, err)
-		return
-	}
-	// One that cannot be sent may have ended it for all.
-	there, asked := d.valid(ctx, paths)
-	if asked != nil {
-		fail(paths, err) // it is the store
+	// One that cannot be sent may have ended it for all; or it is the store, which
+	// then cannot be asked either.
+	there, unasked := d.valid(ctx, paths)
+	if unasked != nil {
+		all(paths, err)
 		return
 	}
 	for _, p := range paths {
