@@ -32,7 +32,7 @@ type HostStore interface {
 	// QueryValidPaths and AddToStoreNar are those of [closure.Sink]. What was asked
 	// about with lock is not collected until the store is closed.
 	QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error)
-	AddToStoreNar(ctx context.Context, infos []store.Info, dump closure.Dump, added func(store.Info)) error
+	AddToStoreNar(ctx context.Context, infos iter.Seq[store.Info], dump closure.Dump, added func(store.Info)) error
 	// QueryClosure returns paths and all they refer to.
 	QueryClosure(ctx context.Context, paths []store.Path) ([]store.Path, error)
 	// QueryPathInfos returns what is recorded of those of paths that are valid.

@@ -39,13 +39,14 @@ type Sink interface {
 	// Place returns what there is where the store is.
 	Place(ctx context.Context) (Place, error)
 
-	// AddToStoreNar adds objects in their order, with the contents that dump
-	// writes. It calls added, in order and one at a time, for each object that
-	// has become valid, and not after it returned.
-	AddToStoreNar(ctx context.Context, infos []store.Info, dump Dump, added func(store.Info)) error
+	// AddToStoreNar adds objects in their order, as many as infos turns out to
+	// have, with the contents that dump writes. It calls added, in order and one at
+	// a time, for each object that has become valid, and not after it returned.
+	AddToStoreNar(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info)) error
 
-	// AddCompressed is AddToStoreNar for a dump that writes zstd frames, and for
-	// as many objects as infos turns out to have. The place must have zstd.
+	// AddCompressed is AddToStoreNar for a dump that writes zstd frames. It is also
+	// called ahead of a first object that may never come, and then asks nothing of
+	// the place; with one, the place must have zstd.
 	AddCompressed(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info)) error
 }
 
@@ -74,6 +75,10 @@ type Options struct {
 
 	// Compress is None when empty.
 	Compress Compression
+
+	// Near says that the line has hardly any delay, so that it may well be faster
+	// than compression.
+	Near bool
 
 	// DryRun only says what is missing: nothing is locked, fetched or sent.
 	DryRun bool
@@ -118,7 +123,9 @@ func (d *Depot) Copy(ctx context.Context, dst Sink, root store.Path, opt Options
 	if notify == nil {
 		notify = func(Progress) {}
 	}
-	c := &copying{depot: d, dst: dst, opt: opt, notify: notify}
+	d.copies.Add(1)
+	defer d.copies.Add(-1)
+	c := &copying{depot: d, dst: dst, opt: opt, notify: notify, line: meter{compress: !opt.Near}}
 	err := c.copy(ctx, root)
 	return c.progress, err
 }
@@ -130,8 +137,9 @@ type copying struct {
 	opt    Options
 	notify func(Progress)
 
+	place Place
 	infos map[store.Path]store.Info // of what is missing
-	bulk  *bulk                     // nil when nothing goes compressed
+	bulk  *bulk                     // nil unless something is expected to go compressed
 	line  meter
 
 	mu       sync.Mutex
@@ -149,6 +157,10 @@ func (c *copying) step(s Step, f func(*Progress)) {
 
 func (c *copying) copy(ctx context.Context, root store.Path) error {
 	lock := !c.opt.DryRun
+	if lock && (c.opt.Compress == Zstd || c.opt.Compress == Auto && !c.opt.Near) {
+		c.bulk = c.open(ctx)
+		defer c.bulk.close()
+	}
 	// Who has the root has all of it, and keeps all of it for the root's sake: that is
 	// a question of one path, where that for all would fill a long line for some
 	// round trips each way.
@@ -168,17 +180,12 @@ func (c *copying) copy(ctx context.Context, root store.Path) error {
 		c.progress.Paths++
 		c.progress.Size += info.NarSize
 	}
-	var place Place
 	if !c.opt.DryRun {
-		if place, err = c.dst.Place(ctx); err != nil {
+		if c.place, err = c.dst.Place(ctx); err != nil {
 			return err
 		}
-		if c.opt.Compress == Zstd && !place.Zstd {
+		if c.opt.Compress == Zstd && !c.place.Zstd {
 			return errors.New("compress with zstd: the host has no zstd")
-		}
-		if c.opt.Compress == Zstd || c.opt.Compress == Auto && place.Zstd && c.progress.Size >= worthwhile {
-			c.bulk = c.open(ctx)
-			defer c.bulk.close()
 		}
 	}
 	missing := infos
@@ -200,8 +207,8 @@ func (c *copying) copy(ctx context.Context, root store.Path) error {
 	if len(missing) == 0 || c.opt.DryRun {
 		return nil
 	}
-	if size := c.progress.MissingSize; place.Free > 0 && place.Free < size {
-		return &RoomError{Need: size, Free: place.Free}
+	if size := c.progress.MissingSize; c.place.Free > 0 && c.place.Free < size {
+		return &RoomError{Need: size, Free: c.place.Free}
 	}
 	return c.send(ctx, missing)
 }
@@ -238,10 +245,10 @@ func count(missing []store.Info) func(*Progress) {
 	}
 }
 
-// worthwhile is from how many bytes on a compressed copy takes its own round trip.
+// worthwhile is from how many bytes on a compressed copy takes a session of its own.
 const worthwhile = 256 << 10
 
-// send sends what is missing, compressed as long as that pays.
+// send sends what is missing, each object as the line is best used then.
 func (c *copying) send(ctx context.Context, missing []store.Info) error {
 	c.infos = make(map[store.Path]store.Info, len(missing))
 	missing = slices.Clone(missing) // it may be what the depot knows
@@ -252,39 +259,59 @@ func (c *copying) send(ctx context.Context, missing []store.Info) error {
 		}
 		c.infos[info.Path] = info
 	}
-	compress := func() bool {
-		return c.opt.Compress == Zstd || c.progress.MissingSize >= worthwhile && c.line.slow()
-	}
-	next := 0
-	if c.bulk != nil && compress() {
-		err := c.bulk.add(func(yield func(store.Info) bool) {
-			for next < len(missing) && compress() {
-				next++
-				if !yield(missing[next-1]) {
+	for len(missing) > 0 {
+		zstd := c.compressed()
+		infos := func(yield func(store.Info) bool) {
+			for len(missing) > 0 && c.compressed() == zstd {
+				info := missing[0]
+				missing = missing[1:]
+				if !yield(info) {
 					return
 				}
 			}
-		})
+		}
+		var err error
+		if zstd {
+			err = c.addCompressed(ctx, infos)
+		} else {
+			err = c.dst.AddToStoreNar(ctx, infos, c.dump(false), c.added)
+		}
 		if err != nil {
 			return err
 		}
 	}
-	if next == len(missing) {
-		return nil
-	}
-	return c.dst.AddToStoreNar(ctx, missing[next:], c.dump(false), c.added)
+	return nil
 }
 
-// A bulk is a call of AddCompressed that began before it is known what goes, while
-// that is asked: a session takes some round trips to open.
+// compressed tells whether the next object is to go compressed. Hosts that are
+// copied to at once share a line, and what is compressed once for all of them.
+func (c *copying) compressed() bool {
+	if c.opt.Compress != Auto {
+		return c.opt.Compress == Zstd
+	}
+	return c.place.Zstd && c.progress.MissingSize >= worthwhile && (c.line.compresses() || c.depot.shared())
+}
+
+// addCompressed is the sink's, by the call that is already open if there is one.
+func (c *copying) addCompressed(ctx context.Context, infos iter.Seq[store.Info]) error {
+	if b := c.bulk; b != nil && !b.used {
+		return b.add(infos)
+	}
+	return c.dst.AddCompressed(ctx, infos, c.dump(true), c.added)
+}
+
+// A bulk is a call of AddCompressed that began before it is known whether and what
+// goes, with the first question: a session takes some round trips to open.
 type bulk struct {
-	infos chan iter.Seq[store.Info] // gets what goes, or is closed
-	done  chan error
-	used  bool
+	infos  chan iter.Seq[store.Info] // gets what goes, or is closed
+	done   chan error
+	cancel context.CancelFunc
+	used   bool
 }
 
 func (c *copying) open(ctx context.Context) *bulk {
 	b := &bulk{infos: make(chan iter.Seq[store.Info]), done: make(chan error, 1)}
+	ctx, b.cancel = context.WithCancel(ctx)
 	go func() {
 		b.done <- c.dst.AddCompressed(ctx, func(yield func(store.Info) bool) {
 			if infos, ok := <-b.infos; ok {
@@ -306,8 +333,9 @@ func (b *bulk) add(infos iter.Seq[store.Info]) error {
 	}
 }
 
-// close ends a bulk that was not used.
+// close ends a bulk. One that was not used does not wait for the host's goodbye.
 func (b *bulk) close() {
+	b.cancel()
 	if !b.used {
 		close(b.infos)
 		<-b.done
@@ -326,7 +354,12 @@ func (c *copying) added(info store.Info) {
 func (c *copying) dump(zstd bool) Dump {
 	return func(ctx context.Context, path store.Path, w io.Writer) error {
 		began, sending := time.Now(), time.Duration(0)
-		err := c.depot.WriteNAR(ctx, c.infos[path], zstd, func(b []byte, nar uint64) error {
+		write := c.depot.WriteNAR
+		if !zstd && !c.depot.shared() {
+			// The store's own files are as good as a spool for the only one who wants them.
+			write = c.depot.writeAlone
+		}
+		err := write(ctx, c.infos[path], zstd, func(b []byte, nar uint64) error {
 			start := time.Now()
 			_, err := w.Write(b)
 			sending += time.Since(start)
@@ -346,22 +379,41 @@ func (c *copying) dump(zstd bool) Dump {
 	}
 }
 
-// sample is how many compressed bytes go before the line is judged: the first two
-// MiB are taken by sshd's window at once, whatever the line.
-const sample = 4 << 20
+const (
+	// sample is how many bytes go before the line is judged: the first two MiB are
+	// taken by sshd's window at once, whatever the line.
+	sample = 4 << 20
 
-// A meter tells what the sender of compressed NARs waits for.
+	// slowLine is below how many bytes a second a line is slower than compression
+	// that one processor does, even of what hardly can be compressed.
+	slowLine = 50e6
+)
+
+// A meter decides whether a line is better used compressed, by what the sender
+// waits for.
 type meter struct {
-	wire    uint64        // bytes sent
+	compress bool // as it is now
+	settled  bool // both were tried
+
+	wire    uint64        // bytes sent since
 	waiting time.Duration // for pieces to be read and compressed
 	sending time.Duration // for the line to take them
 }
 
-// slow tells whether the line is what one waits for, as it is taken to be as long as
-// nothing is known. What cannot be compressed is no reason to stop: it goes through
-// unchanged and fast.
-func (m *meter) slow() bool {
-	return m.wire < sample || m.sending >= m.waiting
+// compresses tells whether the rest should go compressed. As long as little is
+// known that stays as it is. What cannot be compressed is no reason to stop: it
+// goes through unchanged and fast.
+func (m *meter) compresses() bool {
+	if m.settled || m.wire < sample {
+		return m.compress
+	}
+	switch {
+	case m.compress && m.waiting > m.sending:
+		*m = meter{settled: true}
+	case !m.compress && float64(m.wire) < slowLine*m.sending.Seconds():
+		*m = meter{compress: true}
+	}
+	return m.compress
 }
 
 // A RoomError says that what is missing does not fit.

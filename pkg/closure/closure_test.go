@@ -137,9 +137,9 @@ func (m *memory) QueryValidPaths(_ context.Context, paths []store.Path, lock, su
 
 func (m *memory) Place(context.Context) (Place, error) { return m.place, nil }
 
-func (m *memory) AddToStoreNar(ctx context.Context, infos []store.Info, dump Dump, added func(store.Info)) error {
+func (m *memory) AddToStoreNar(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info)) error {
 	m.ask("add")
-	return m.add(ctx, slices.Values(infos), dump, added, func(b []byte) ([]byte, error) { return b, nil })
+	return m.add(ctx, infos, dump, added, func(b []byte) ([]byte, error) { return b, nil })
 }
 
 func (m *memory) AddCompressed(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info)) error {

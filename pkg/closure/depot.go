@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -47,6 +48,7 @@ type Depot struct {
 
 	Log *slog.Logger // nil discards
 
+	copies   atomic.Int32 // under way
 	once     sync.Once
 	warning  sync.Once
 	encoder  *zstd.Encoder
@@ -103,6 +105,9 @@ func (d *Depot) Close() error {
 	return d.spool.close()
 }
 
+// shared tells whether several copies are under way.
+func (d *Depot) shared() bool { return d.copies.Load() > 1 }
+
 // unspooled warns, once, that NARs are read for each host.
 func (d *Depot) unspooled(err error) {
 	d.warning.Do(func() {
@@ -154,6 +159,11 @@ func grow(b []byte, n int) []byte {
 		b = make([]byte, n)
 	}
 	return b[:n]
+}
+
+// writeAlone is WriteNAR for one host alone.
+func (d *Depot) writeAlone(ctx context.Context, info store.Info, zstd bool, emit func(piece []byte, nar uint64) error) error {
+	return d.private(ctx, info, zstd, 0, emit)
 }
 
 // private passes on a NAR from some byte on, read for one host alone.

@@ -2,9 +2,11 @@ package closure
 
 import (
 	"context"
+	"iter"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"nx/pkg/store"
 )
@@ -37,6 +39,7 @@ func TestOptions(t *testing.T) {
 		{name: "auto, without zstd", opt: Options{Compress: Auto}, size: 1 << 20, asked: "valid 1, valid 2, add", want: Progress{Missing: 2, Sent: 2}},
 		{name: "auto, little", opt: Options{Compress: Auto}, place: Place{Zstd: true}, asked: "valid 1, valid 2, add", want: Progress{Missing: 2, Sent: 2}},
 		{name: "auto", opt: Options{Compress: Auto}, size: 1 << 20, place: Place{Zstd: true}, asked: "valid 1, valid 2, add zstd", want: Progress{Missing: 2, Sent: 2}},
+		{name: "auto, near", opt: Options{Compress: Auto, Near: true}, size: 1 << 20, place: Place{Zstd: true}, asked: "valid 1, valid 2, add", want: Progress{Missing: 2, Sent: 2}},
 		{name: "none, though it could", opt: Options{Compress: None}, size: 1 << 20, place: Place{Zstd: true}, asked: "valid 1, valid 2, add", want: Progress{Missing: 2, Sent: 2}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -80,27 +83,37 @@ type signed struct {
 	sigs []string
 }
 
-func (s *signed) AddToStoreNar(ctx context.Context, infos []store.Info, dump Dump, added func(store.Info)) error {
-	for _, i := range infos {
-		s.sigs = append(s.sigs, i.Sigs...)
-	}
-	return s.memory.AddToStoreNar(ctx, infos, dump, added)
+func (s *signed) AddToStoreNar(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info)) error {
+	return s.memory.AddToStoreNar(ctx, func(yield func(store.Info) bool) {
+		for i := range infos {
+			s.sigs = append(s.sigs, i.Sigs...)
+			if !yield(i) {
+				return
+			}
+		}
+	}, dump, added)
 }
 
-// Compression is judged when enough has gone to know the line.
-func TestSlow(t *testing.T) {
+// Compression is judged when enough has gone to know the line, and tried once.
+func TestMeter(t *testing.T) {
+	const enough = 8 << 20
 	for _, tt := range []struct {
 		name string
 		line meter
-		want bool
+		want meter
 	}{
-		{"nothing is known", meter{}, true},
-		{"the first megabytes fit into windows", meter{wire: 2 << 20, waiting: 1}, true},
-		{"the line is waited for", meter{wire: 8 << 20, waiting: 1, sending: 2}, true},
-		{"compression is waited for", meter{wire: 8 << 20, waiting: 2, sending: 1}, false},
+		{"nothing is known", meter{compress: true}, meter{compress: true}},
+		{"nothing is known of a near host", meter{}, meter{}},
+		{"the first megabytes fit into windows", meter{compress: true, wire: 2 << 20, waiting: 1}, meter{compress: true, wire: 2 << 20, waiting: 1}},
+		{"the line is waited for", meter{compress: true, wire: enough, waiting: 1, sending: 2}, meter{compress: true, wire: enough, waiting: 1, sending: 2}},
+		{"compression is waited for", meter{compress: true, wire: enough, waiting: 2, sending: 1}, meter{settled: true}},
+		{"fast", meter{wire: enough, sending: time.Second / 8}, meter{wire: enough, sending: time.Second / 8}},
+		{"slow", meter{wire: enough, sending: time.Second}, meter{compress: true}},
+		{"both were tried", meter{wire: enough, sending: time.Second, settled: true}, meter{wire: enough, sending: time.Second, settled: true}},
 	} {
-		if got := tt.line.slow(); got != tt.want {
-			t.Errorf("%s: slow is %v, want %v", tt.name, got, tt.want)
+		got := tt.line
+		if compress := got.compresses(); got != tt.want || compress != tt.want.compress {
+			t.Errorf("%s: %v, %+v\nwant %+v", tt.name, compress, got, tt.want)
 		}
 	}
 }

@@ -40,6 +40,10 @@ type Conn interface {
 	// stdin, stdout and stderr may be nil. It returns when the script has ended,
 	// even if nobody ends stdin. Several scripts may run at once.
 	Run(ctx context.Context, script string, stdin io.Reader, stdout, stderr io.Writer) (status int, err error)
+
+	// RoundTrip returns how long something takes there and back, 0 when that is not known.
+	RoundTrip() time.Duration
+
 	Close() error
 }
 
@@ -47,7 +51,7 @@ type Conn interface {
 // methods are those of [closure.Sink].
 type Store interface {
 	QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error)
-	AddToStoreNar(ctx context.Context, infos []store.Info, dump closure.Dump, added func(store.Info)) error
+	AddToStoreNar(ctx context.Context, infos iter.Seq[store.Info], dump closure.Dump, added func(store.Info)) error
 	Close() error
 }
 

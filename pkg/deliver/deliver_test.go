@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/iotest"
 	"testing/synctest"
 	"time"
 
@@ -41,13 +42,14 @@ func parse(t *testing.T, line string) *record.Record {
 type lab struct {
 	log []string // what happened, in order
 
-	dialErrs []error // of each dial; nil for the rest
-	lookErr  error   // of the porter's session
-	place    string  // what the porter finds
-	refuses  []error // AddToStoreNar's errors, nil for the rest
-	there    bool    // the system is
-	gone     bool    // it is not in the local store
-	cached   bool    // the host can fetch it
+	dialErrs []error       // of each dial; nil for the rest
+	lookErr  error         // of the porter's session
+	place    string        // what the porter finds
+	trip     time.Duration // to the host and back
+	refuses  []error       // AddToStoreNar's errors, nil for the rest
+	there    bool          // the system is
+	gone     bool          // it is not in the local store
+	cached   bool          // the host can fetch it
 	fetching time.Duration
 	size     int // of its NAR, 120 when 0
 	status   int // of nix-store --realise
@@ -120,6 +122,8 @@ func (c conn) Run(_ context.Context, script string, stdin io.Reader, stdout, std
 	return 0, nil
 }
 
+func (c conn) RoundTrip() time.Duration { return c.trip }
+
 func (c conn) Close() error { c.note("hang up"); return nil }
 
 func (h *lab) open(ctx context.Context, serve Serve) Store {
@@ -133,7 +137,7 @@ func (h *lab) addCompressed(ctx context.Context, serve Serve, infos iter.Seq[sto
 	if err := serve(ctx, strings.NewReader("requests"), io.Discard, io.Discard); err != nil {
 		h.note("serve: %v", err)
 	}
-	return remoteStore{h}.AddToStoreNar(ctx, slices.Collect(infos), dump, added)
+	return remoteStore{h}.AddToStoreNar(ctx, infos, dump, added)
 }
 
 func (h *lab) QueryClosure(context.Context, []store.Path) ([]store.Path, error) {
@@ -169,7 +173,7 @@ func (s remoteStore) QueryValidPaths(_ context.Context, paths []store.Path, lock
 	return nil, nil
 }
 
-func (s remoteStore) AddToStoreNar(ctx context.Context, infos []store.Info, dump closure.Dump, added func(store.Info)) error {
+func (s remoteStore) AddToStoreNar(ctx context.Context, infos iter.Seq[store.Info], dump closure.Dump, added func(store.Info)) error {
 	if len(s.refuses) > 0 {
 		err := s.refuses[0]
 		s.refuses = s.refuses[1:]
@@ -177,7 +181,7 @@ func (s remoteStore) AddToStoreNar(ctx context.Context, infos []store.Info, dump
 			return err
 		}
 	}
-	for _, i := range infos {
+	for i := range infos {
 		s.note("add %s", i.Path.Name())
 		if err := dump(ctx, i.Path, io.Discard); err != nil {
 			return err
@@ -393,17 +397,40 @@ func TestDryRun(t *testing.T) {
 	}
 }
 
-// Compressed objects have a session of their own.
+// Compressed objects have a session of their own, which a host nearby need not have.
 func TestCompressed(t *testing.T) {
-	h := lab{place: "free 1000 zstd", size: 1 << 19}
-	c := h.courier(nil)
-	c.Compress = closure.Auto
-	r := parse(t, `{"nx":1,"name":"web1","target":{"host":"h","user":"joe","sudo":["sudo"]},"storePath":"`+string(system)+`"}`)
-	if err := c.Host(t.Context(), r); err != nil {
-		t.Error(err)
+	for _, tt := range []struct {
+		trip time.Duration
+		want bool
+	}{
+		{0, true},
+		{time.Millisecond, false},
+		{20 * time.Millisecond, true},
+	} {
+		h := lab{place: "free 1000 zstd", size: 1 << 19, trip: tt.trip}
+		c := h.courier(nil)
+		c.Compress = closure.Auto
+		r := parse(t, `{"nx":1,"name":"web1","target":{"host":"h","user":"joe","sudo":["sudo"]},"storePath":"`+string(system)+`"}`)
+		if err := c.Host(t.Context(), r); err != nil {
+			t.Error(err)
+		}
+		if want := "run read -r _ || exit 0\nzstd -dcq | 'sudo' 'nix-store' '--serve' '--write'"; slices.Contains(h.log, want) != tt.want {
+			t.Errorf("%v to the host and back: %q has %q: want %v", tt.trip, h.log, want, tt.want)
+		}
 	}
-	if want := "run zstd -dcq | 'sudo' 'nix-store' '--serve' '--write'"; !slices.Contains(h.log, want) {
-		t.Errorf("%q lacks %q", h.log, want)
+}
+
+// What goes to the decompressor has a line in front, once there is something.
+func TestLineAhead(t *testing.T) {
+	for _, text := range []string{"", "a", "abc"} {
+		want := text
+		if text != "" {
+			want = "\n" + text
+		}
+		err := iotest.TestReader(&lineAhead{Reader: iotest.OneByteReader(strings.NewReader(text))}, []byte(want))
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }
 

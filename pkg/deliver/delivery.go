@@ -20,6 +20,9 @@ const (
 
 	// maxPause is the longest time between two attempts to connect again.
 	maxPause = 30 * time.Second
+
+	// near is below which round trip a host is in the same building.
+	near = 2 * time.Millisecond
 )
 
 // A delivery is one host's.
@@ -171,7 +174,10 @@ func (d *delivery) send(ctx context.Context, h *host) (closure.Progress, error) 
 	if there, err := d.onlyThere(ctx, h); err != nil || there {
 		return closure.Progress{}, err
 	}
-	return d.Depot.Copy(ctx, h, d.path, d.options, d.notify)
+	options := d.options
+	trip := h.conn.RoundTrip()
+	options.Near = trip > 0 && trip < near
+	return d.Depot.Copy(ctx, h, d.path, options, d.notify)
 }
 
 // onlyThere tells whether the host has the system and this machine has not, as when

@@ -190,11 +190,11 @@ func TestFake(t *testing.T) {
 			for _, lock := range []bool{false, true} {
 				_, err = c.QueryValidPaths(t.Context(), all, lock, false)
 				check(t, err)
-				check(t, c.AddToStoreNar(t.Context(), infos[:len(infos)-1], local.DumpStorePath, func(store.Info) {}))
+				check(t, c.AddToStoreNar(t.Context(), slices.Values(infos[:len(infos)-1]), local.DumpStorePath, func(store.Info) {}))
 				_, err = c.QueryValidPaths(t.Context(), append(all, path), lock, true)
 				check(t, err)
 			}
-			check(t, c.AddToStoreNar(t.Context(), infos, local.DumpStorePath, func(store.Info) {}))
+			check(t, c.AddToStoreNar(t.Context(), slices.Values(infos), local.DumpStorePath, func(store.Info) {}))
 			_, err = c.QueryValidPaths(t.Context(), all, true, false)
 			check(t, errors.Join(err, c.Close()))
 
@@ -333,11 +333,9 @@ func (h *fakeHost) run(channel io.ReadWriter) error {
 	switch {
 	case strings.HasPrefix(script, "exec "+serve):
 		return h.serve(in, channel)
-	case strings.Contains(script, "zstd -dcq | "+serve):
-		if strings.HasPrefix(script, "read -r _ || exit 0\n") {
-			if _, err := in.ReadString('\n'); err != nil {
-				return nil // nothing is to be sent
-			}
+	case strings.HasPrefix(script, "read -r _ || exit 0\nzstd -dcq | "+serve):
+		if _, err := in.ReadString('\n'); err != nil {
+			return nil
 		}
 		nar, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1))
 		if err != nil {

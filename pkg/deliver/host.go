@@ -117,13 +117,14 @@ func (h *host) Place(ctx context.Context) (closure.Place, error) {
 }
 
 // AddCompressed adds objects over a session of its own, which a decompressor is in.
+// Neither that nor the store behind it is started before there is something for them.
 func (h *host) AddCompressed(ctx context.Context, infos iter.Seq[store.Info], dump closure.Dump, added func(store.Info)) error {
 	serve, err := target.Quote(h.login.As("nix-store", "--serve", "--write")...)
 	if err != nil {
 		return err
 	}
 	return h.courier.AddCompressed(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
-		return run(ctx, h.conn, "zstd -dcq | "+serve, &movingReader{stdin, h.moved}, &movingWriter{stdout, h.moved}, stderr)
+		return run(ctx, h.conn, "read -r _ || exit 0\nzstd -dcq | "+serve, &lineAhead{Reader: &movingReader{stdin, h.moved}}, &movingWriter{stdout, h.moved}, stderr)
 	}, infos, dump, added)
 }
 
@@ -208,6 +209,24 @@ func parsePlace(line string) closure.Place {
 		p.Zstd = slices.Contains(words[2:], "zstd")
 	}
 	return p
+}
+
+// A lineAhead has an empty line in front of the first bytes that there are.
+type lineAhead struct {
+	io.Reader
+	passed bool
+}
+
+func (r *lineAhead) Read(p []byte) (int, error) {
+	if r.passed || len(p) == 0 {
+		return r.Reader.Read(p)
+	}
+	n, err := r.Reader.Read(p[1:])
+	if n > 0 {
+		p[0] = '\n'
+		n, r.passed = n+1, true
+	}
+	return n, err
 }
 
 // A movingReader calls moved whenever something was read.

@@ -16,7 +16,8 @@ import (
 // dump must write NARs as zstd frames. What is sent besides is put in frames too.
 // The server gets nothing else to do, and the end of its input after the last
 // object: a decompressor passes nothing on before its buffer is full or its input
-// ends, so that a question would wait for ever.
+// ends, so that a question would wait for ever. Without a first object it gets
+// nothing but that end.
 func AddCompressed(ctx context.Context, run Run, infos iter.Seq[store.Info],
 	dump func(context.Context, store.Path, io.Writer) error, added func(store.Info)) error {
 	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(zstd.MinWindowSize<<6))
@@ -29,13 +30,18 @@ func AddCompressed(ctx context.Context, run Run, infos iter.Seq[store.Info],
 		return &framer{w: wire, encoder: encoder}
 	})
 	defer c.Close()
+	began := false
 	return c.exchange(ctx, func() error {
 		return c.add(ctx, infos, func(ctx context.Context, info store.Info) error {
+			began = true
 			if err := c.out.w.Flush(); err != nil {
 				return lost(err)
 			}
 			return dump(ctx, info.Path, lostWriter{wire})
 		}, func() error {
+			if !began {
+				return lost(c.stdin.Close())
+			}
 			if err := c.out.w.Flush(); err != nil {
 				return lost(err)
 			}

@@ -45,11 +45,14 @@ func TestAddCompressed(t *testing.T) {
 	check(t, source.Close())
 }
 
-// A server that was asked nothing ends, though nobody awaits its greeting.
+// A server that was asked nothing ends, though nobody awaits its greeting. One that
+// waits for compressed objects got nothing then.
 func TestNothingAsked(t *testing.T) {
 	greeter := Command("/bin/sh", "-c", "printf '"+le(serverMagic)+le(offered)+"'; exec cat >/dev/null")
 	check(t, Open(t.Context(), greeter).Close())
 	check(t, AddCompressed(t.Context(), greeter, slices.Values(objects(0)), dumpThousand, func(store.Info) {}))
+	silent := Command("/bin/sh", "-c", "read -r _ && exit 1; exit 0")
+	check(t, AddCompressed(t.Context(), silent, slices.Values(objects(0)), dumpThousand, func(store.Info) {}))
 }
 
 // A server that goes: the error is its last words.

@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"slices"
 	"strings"
 	"sync"
 
@@ -186,10 +185,10 @@ func (c *Client) DumpStorePath(ctx context.Context, path store.Path, w io.Writer
 // as the server acknowledges it: then it is valid there, whatever comes later.
 // The server must run with --write, as a user whom its Nix trusts when objects
 // are not signed.
-func (c *Client) AddToStoreNar(ctx context.Context, infos []store.Info,
+func (c *Client) AddToStoreNar(ctx context.Context, infos iter.Seq[store.Info],
 	dump func(context.Context, store.Path, io.Writer) error, added func(store.Info)) error {
 	return c.exchange(ctx, func() error {
-		return c.add(ctx, slices.Values(infos), func(ctx context.Context, info store.Info) error {
+		return c.add(ctx, infos, func(ctx context.Context, info store.Info) error {
 			nar := &narWriter{w: c.out.w, left: info.NarSize}
 			err := dump(ctx, info.Path, nar)
 			switch {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -148,7 +149,7 @@ func TestAddIsPipelined(t *testing.T) {
 		return nil
 	}))
 	acked := 0
-	check(t, c.AddToStoreNar(t.Context(), infos, dumpThousand, func(store.Info) { acked++ }))
+	check(t, c.AddToStoreNar(t.Context(), slices.Values(infos), dumpThousand, func(store.Info) { acked++ }))
 	if acked != n {
 		t.Errorf("%d acknowledged, want %d", acked, n)
 	}
@@ -166,7 +167,7 @@ func TestServerGoes(t *testing.T) {
 		return gone
 	}))
 	acked := 0
-	err := c.AddToStoreNar(t.Context(), objects(10_000), dumpThousand, func(store.Info) { acked++ })
+	err := c.AddToStoreNar(t.Context(), slices.Values(objects(10_000)), dumpThousand, func(store.Info) { acked++ })
 	want := "add " + string(objects(2)[1].Path) + ": nix-store --serve: connection reset"
 	if acked != 1 || !errors.Is(err, gone) || err.Error() != want {
 		t.Errorf("%d acknowledged, error\n got %v\nwant %s", acked, err, want)
@@ -208,7 +209,7 @@ func TestWrongAnswer(t *testing.T) {
 		_, err := io.Copy(io.Discard, d.r)
 		return err
 	}))
-	err := c.AddToStoreNar(t.Context(), objects(10_000), dumpThousand, func(store.Info) {})
+	err := c.AddToStoreNar(t.Context(), slices.Values(objects(10_000)), dumpThousand, func(store.Info) {})
 	if err == nil || !strings.HasSuffix(err.Error(), "answer is 7 instead of 1") {
 		t.Errorf("error %v", err)
 	}
@@ -235,7 +236,7 @@ func TestCancel(t *testing.T) {
 			return err
 		}))
 		ctx, cancel := context.WithCancelCause(t.Context())
-		err := c.AddToStoreNar(ctx, objects(2), func(ctx context.Context, p store.Path, w io.Writer) error {
+		err := c.AddToStoreNar(ctx, slices.Values(objects(2)), func(ctx context.Context, p store.Path, w io.Writer) error {
 			cancel(reason)
 			return dumpThousand(ctx, p, w)
 		}, func(store.Info) {})

@@ -166,7 +166,7 @@ func testPair(t *testing.T, from, to nixStore) {
 		t.Fatalf("valid in an empty store: %q", valid)
 	}
 	var acked []store.Path
-	check(t, sink.AddToStoreNar(ctx, infos, source.DumpStorePath, func(i store.Info) { acked = append(acked, i.Path) }))
+	check(t, sink.AddToStoreNar(ctx, slices.Values(infos), source.DumpStorePath, func(i store.Info) { acked = append(acked, i.Path) }))
 	if !slices.Equal(acked, want) {
 		t.Errorf("acknowledged\n got %q\nwant %q", acked, want)
 	}
@@ -274,7 +274,7 @@ func TestAddFails(t *testing.T) {
 				tt.dump = source.DumpStorePath
 			}
 			var acked []store.Path
-			err := sink.AddToStoreNar(t.Context(), tt.infos, tt.dump, func(i store.Info) { acked = append(acked, i.Path) })
+			err := sink.AddToStoreNar(t.Context(), slices.Values(tt.infos), tt.dump, func(i store.Info) { acked = append(acked, i.Path) })
 			for _, want := range tt.wantErr {
 				if err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("error %v lacks %q", err, want)

@@ -26,6 +26,10 @@ type Conn struct {
 	err  error         // why it did, set before done is closed
 }
 
+// RoundTrip returns the shortest time so far in which the host acknowledged what it
+// was sent. It is 0 where that is not known, as behind a jump host or a proxy command.
+func (c *Conn) RoundTrip() time.Duration { return roundTrip(c.raw.Conn) }
+
 // Close ends the connection and everything that runs on it. What was started on
 // the host may notice only by its closed stdin and stdout.
 func (c *Conn) Close() error {

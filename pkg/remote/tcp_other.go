@@ -2,7 +2,13 @@
 
 package remote
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // quickAck is for Linux.
 func quickAck(net.Conn) func() { return nil }
+
+// roundTrip is for Linux.
+func roundTrip(net.Conn) time.Duration { return 0 }

@@ -2,6 +2,7 @@ package remote
 
 import (
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,4 +26,23 @@ func quickAck(c net.Conn) func() {
 		// Without it things go on, only slower.
 		raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) })
 	}
+}
+
+// roundTrip returns the shortest round trip that the kernel has seen on c, 0 when c
+// is no TCP connection.
+func roundTrip(c net.Conn) (trip time.Duration) {
+	t, ok := c.(*net.TCPConn)
+	if !ok {
+		return 0
+	}
+	raw, err := t.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			trip = time.Duration(info.Min_rtt) * time.Microsecond
+		}
+	})
+	return trip
 }
