@@ -163,12 +163,17 @@ func (c *copying) copy(ctx context.Context, root store.Path) error {
 	}
 	// Who has the root has all of it, and keeps all of it for the root's sake: that is
 	// a question of one path, where that for all would fill a long line for some
-	// round trips each way.
-	there, err := c.dst.QueryValidPaths(ctx, []store.Path{root}, lock, false)
+	// round trips each way. Some more beside it take no longer.
+	ask, asked := []store.Info{{Path: root}}, 0
+	if known := c.depot.known(root); known != nil {
+		asked = min(beside, len(known)-1)
+		ask = append(slices.Clone(known[:asked]), known[len(known)-1])
+	}
+	missing, err := c.missing(ctx, ask, lock, false)
 	if err != nil {
 		return err
 	}
-	if len(there) > 0 {
+	if n := len(missing); n == 0 || missing[n-1].Path != root {
 		c.step(Copying, count(nil))
 		return nil
 	}
@@ -188,12 +193,16 @@ func (c *copying) copy(ctx context.Context, root store.Path) error {
 			return errors.New("compress with zstd: the host has no zstd")
 		}
 	}
-	missing := infos
-	if len(infos) > 1 {
-		if missing, err = c.missing(ctx, infos, lock, false); err != nil {
+	last := len(infos) - 1 // the root's place
+	missing = missing[:len(missing)-1]
+	if rest := infos[asked:last]; len(rest) > 0 {
+		more, err := c.missing(ctx, rest, lock, false)
+		if err != nil {
 			return err
 		}
+		missing = append(missing, more...)
 	}
+	missing = append(missing, infos[last])
 	if c.opt.Substitute && !c.opt.DryRun && len(missing) > 0 {
 		c.step(Substituting, count(missing))
 		left, err := c.missing(ctx, missing, true, true)
@@ -245,13 +254,16 @@ func count(missing []store.Info) func(*Progress) {
 	}
 }
 
+// beside is how many paths are asked for beside the first one: what they are called
+// fits into the first window of a TCP connection, some ten packets, each way.
+const beside = 128
+
 // worthwhile is from how many bytes on a compressed copy takes a session of its own.
 const worthwhile = 256 << 10
 
 // send sends what is missing, each object as the line is best used then.
 func (c *copying) send(ctx context.Context, missing []store.Info) error {
 	c.infos = make(map[store.Path]store.Info, len(missing))
-	missing = slices.Clone(missing) // it may be what the depot knows
 	for i, info := range missing {
 		if c.opt.Sign != nil {
 			info.Sigs = append(slices.Clip(info.Sigs), c.opt.Sign(info))
@@ -429,6 +441,19 @@ func (e *RoomError) Error() string {
 // Prepare asks the source for the closure of root, so that a Copy that comes later
 // finds it known. Whether that succeeds is for Copy to say.
 func (d *Depot) Prepare(ctx context.Context, root store.Path) { d.sorted(ctx, root) }
+
+// known returns what sorted does if that is known without waiting, else nil.
+func (d *Depot) known(root store.Path) []store.Info {
+	d.start()
+	d.mu.Lock()
+	l := d.closures[root]
+	d.mu.Unlock()
+	if l == nil || !l.mu.TryLock() {
+		return nil
+	}
+	defer l.mu.Unlock()
+	return l.infos
+}
 
 // A listed is a closure that is known, or being asked for.
 type listed struct {

@@ -241,7 +241,7 @@ func TestCopy(t *testing.T) {
 			if len(steps) > 0 && steps[0] != Copying {
 				t.Errorf("steps %v", steps)
 			}
-			if want := fmt.Sprintf("valid 1 valid %d add", tt.want.Paths); !strings.HasPrefix(strings.Replace(want, "valid 1 valid 1 ", "valid 1 ", 1), strings.Join(dst.requests, " ")) {
+			if want := fmt.Sprintf("valid 1 valid %d add", tt.want.Paths-1); !strings.HasPrefix(strings.Replace(want, "valid 0 ", "", 1), strings.Join(dst.requests, " ")) {
 				t.Errorf("sink was asked %q", dst.requests)
 			}
 		})
@@ -261,6 +261,32 @@ func TestCopyAgain(t *testing.T) {
 	got.Step, got.Path, got.Gone, got.Wire = 0, "", 0, 0
 	if want := (Progress{Paths: 4, Missing: 2, Sent: 2, Size: 40, MissingSize: 20, SentSize: 20}); err != nil || got != want {
 		t.Errorf("second copy (%v)\n got %+v\nwant %+v", err, got, want)
+	}
+	// What is known by then is asked at once, if it is not too much.
+	if asked := strings.Join(dst.requests, ", "); asked != "valid 1, valid 3, add, valid 4, add" {
+		t.Errorf("sink was asked %q", asked)
+	}
+}
+
+// Of a large closure that is known, a part is asked for with the first question.
+func TestLargeClosure(t *testing.T) {
+	const n = 300
+	src, dst := newMemory(""), newMemory("")
+	for i := range n {
+		p := path(fmt.Sprint(i))
+		src.refs[p], src.refs[path("a")] = nil, append(src.refs[path("a")], p)
+		if i%3 == 0 {
+			dst.refs[p] = nil
+		}
+	}
+	depot := &Depot{Source: src}
+	depot.Prepare(t.Context(), path("a"))
+	got, err := depot.Copy(t.Context(), dst, path("a"), Options{}, nil)
+	if err != nil || got.Paths != n+1 || got.Missing != 201 || got.Sent != 201 || len(dst.refs) != n+1 {
+		t.Errorf("%d objects there, error %v, progress %+v", len(dst.refs), err, got)
+	}
+	if asked := strings.Join(dst.requests, ", "); asked != "valid 129, valid 172, add" {
+		t.Errorf("sink was asked %q", asked)
 	}
 }
 

@@ -22,6 +22,9 @@ const (
 	// size; each host in work has one of them in memory, each slot two.
 	pieceSize = 2 << 20
 
+	// firstSize is pieceSize for the first piece of a NAR, for which a line waits.
+	firstSize = 128 << 10
+
 	// privateSize is pieceSize for a NAR that is read for one host alone.
 	privateSize = 512 << 10
 
@@ -128,6 +131,7 @@ func (d *Depot) WriteNAR(ctx context.Context, info store.Info, zstd bool, emit f
 	defer d.leave(k, r)
 	buf := pieces.Get().(*[]byte)
 	defer pieces.Put(buf)
+	sent := uint64(0) // of the NAR
 	for i := 0; ; i++ {
 		p, err := r.piece(ctx, i)
 		if err == io.EOF {
@@ -141,13 +145,14 @@ func (d *Depot) WriteNAR(ctx context.Context, info store.Info, zstd bool, emit f
 		var lost *spoolError
 		switch {
 		case errors.Is(err, errOverwritten), errors.As(err, &lost):
-			return d.private(ctx, info, zstd, uint64(i)*pieceSize, emit)
+			return d.private(ctx, info, zstd, sent, emit)
 		case err != nil:
 			return err
 		}
 		if err := emit(*buf, p.nar); err != nil {
 			return err
 		}
+		sent += p.nar
 	}
 }
 
@@ -171,7 +176,7 @@ func (d *Depot) private(ctx context.Context, info store.Info, zstd bool, from ui
 	var frame []byte
 	size := int(min(privateSize, info.NarSize))
 	nar := make([]byte, 0, size)
-	return d.dump(ctx, info, &cutter{skip: from, size: size,
+	return d.dump(ctx, info, &cutter{skip: from,
 		begin: func() ([]byte, error) { return nar, nil },
 		end: func(nar []byte) error {
 			if !zstd {
@@ -240,8 +245,8 @@ func (d *Depot) fill(ctx context.Context, r *reading, info store.Info, zstd bool
 	}
 	defer free()
 	lead := max(1, min(ahead, d.SpoolSize/(8*pieceSize)))
-	size := int(min(pieceSize, info.NarSize))
-	return d.dump(ctx, info, &cutter{size: size,
+	size := firstSize
+	return d.dump(ctx, info, &cutter{
 		begin: func() ([]byte, error) {
 			// Nobody's pace holds a slot.
 			if err := r.wanted(ctx, int(lead)); err != nil {
@@ -249,15 +254,15 @@ func (d *Depot) fill(ctx context.Context, r *reading, info store.Info, zstd bool
 			}
 			select {
 			case s = <-d.slots:
-				s.nar = grow(s.nar, size)
-				return s.nar[:0], nil
+				s.nar = grow(s.nar, int(min(uint64(size), info.NarSize)))
+				size = pieceSize
+				return s.nar[:0:len(s.nar)], nil
 			case <-ctx.Done():
 				return nil, context.Cause(ctx)
 			}
 		},
 		end: func(b []byte) error {
 			defer free()
-			s.nar = b
 			nar := uint64(len(b))
 			if zstd {
 				s.frame = d.encoder.EncodeAll(b, s.frame[:0])
@@ -281,8 +286,7 @@ func (e *spoolError) Unwrap() error { return e.error }
 // A cutter cuts what is written to it into pieces.
 type cutter struct {
 	skip  uint64                 // so many bytes are none's
-	size  int                    // of a piece; the last one may be smaller
-	begin func() ([]byte, error) // returns an empty one with that capacity
+	begin func() ([]byte, error) // returns an empty piece with the capacity that it is to fill; the last one may be smaller
 	end   func([]byte) error
 
 	read uint64
@@ -334,14 +338,14 @@ func (c *cutter) room() []byte {
 	if c.err != nil {
 		return nil
 	}
-	return c.buf[len(c.buf):c.size]
+	return c.buf[len(c.buf):cap(c.buf)]
 }
 
 // fill says that n bytes of the room are taken.
 func (c *cutter) fill(n int) {
 	c.buf = c.buf[:len(c.buf)+n]
 	c.read += uint64(n)
-	if len(c.buf) == c.size {
+	if len(c.buf) == cap(c.buf) {
 		c.close()
 	}
 }
