@@ -396,9 +396,10 @@ const (
 	// taken by sshd's window at once, whatever the line.
 	sample = 4 << 20
 
-	// slowLine is below how many bytes a second a line is slower than compression
-	// that one processor does, even of what hardly can be compressed.
-	slowLine = 50e6
+	// slowLine is how many bytes a second a line of 100 Mbit/s takes, which any
+	// processor compresses faster. A target may be as slow with many small objects,
+	// which its database bounds, and then compression helps nobody; hence no more.
+	slowLine = 12.5e6
 )
 
 // A meter decides whether a line is better used compressed, by what the sender
