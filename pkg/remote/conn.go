@@ -108,11 +108,20 @@ func (e *lostError) Unwrap() error { return e.err }
 // Lost tells that another connection may do better.
 func (e *lostError) Lost() bool { return true }
 
-// A countingConn counts what is received, and acknowledges it at once.
+// A countingConn counts what is received, and acknowledges it at once. It sends no
+// faster than the line takes.
 type countingConn struct {
 	net.Conn
 	ack      func() // nil where there is nothing to do
+	pace     func() // nil where there is nothing to do
 	received atomic.Int64
+}
+
+func (c *countingConn) Write(p []byte) (int, error) {
+	if c.pace != nil {
+		c.pace()
+	}
+	return c.Conn.Write(p)
 }
 
 func (c *countingConn) Read(p []byte) (int, error) {

@@ -125,7 +125,7 @@ func (d Dialer) open(ctx context.Context, c *Conn, h hop, cfg config) (err error
 		}
 		return err
 	}
-	c.raw = &countingConn{Conn: raw, ack: quickAck(raw)}
+	c.raw = &countingConn{Conn: raw, ack: quickAck(raw), pace: pace(raw)}
 	if err = d.handshake(ctx, c, h, cfg); err != nil {
 		if p, ok := raw.(*proxyConn); ok {
 			err = p.explain(ctx, err)
