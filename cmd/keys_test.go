@@ -99,6 +99,7 @@ func TestKeys(t *testing.T) {
   network.description = "keys";
   defaults = { deployment.targetEnv = "sandbox"; boot.isContainer = true; services.openssh.enable = true; };
   web = { config, lib, nodes, ... }: {
+    deployment.tags = [ "first" ];
     deployment.keys = {
       text = { text = "` + poison + ` text of ${nodes.db.config.networking.privateIPv4}"; permissions = "0440"; };
       file = { keyFile = ./secrets/file; destDir = "/var/keys"; };
@@ -107,7 +108,7 @@ func TestKeys(t *testing.T) {
     };
     system.activationScripts.refuse = lib.mkIf refuse "echo refused; exit 1";
   };
-  db = { ... }: { };
+  db.deployment.keys.token = { text = "` + poison + ` " + (if refuse then "other" else "token"); destDir = "/var/keys"; };
 }
 `})
 	secrets := filepath.Join(d.dir, "secrets")
@@ -168,16 +169,25 @@ nx-activate -v --log-format json switch 2>logs/activate`, evaluation, more))
 		t.Errorf("copied.keys %s", got)
 	}
 
-	// A host that goes back has the keys that it had, and so has one that was only
-	// asked what it would do.
+	// A host that goes back has the keys that it had, and so has one that was not
+	// reached by then, and one that was only asked what it would do.
 	d.write("secrets/file", poison+" other")
-	for _, refused := range []string{"nx-activate dry-activate", "nx-activate switch"} {
-		r := d.sh("nx-eval -f network.nix --arg refuse true logs/hosts.jsonl | nx-build | nx-copy -f network.nix | " + refused)
-		if result := hosts(t, r.stdout)["web"].Get("activation.result").Str; result != "dry" && result != "rolled-back" {
-			t.Errorf("%s: %+v", refused, r)
+	const failed = `jq -c 'if .name == "web" then .error = { stage: "copy", message: "no" } else . end' | `
+	for _, tt := range []struct{ activate, web, db string }{
+		{"nx-activate dry-activate", "dry", "dry"},
+		{"nx-activate switch --canary 1 --order-by-tags first", "rolled-back", "skipped"},
+		{failed + "nx-activate switch --barrier", "", "skipped"},
+	} {
+		r := d.sh("nx-eval -f network.nix --arg refuse true logs/hosts.jsonl | nx-build | nx-copy -f network.nix --arg refuse true | " + tt.activate)
+		got := hosts(t, r.stdout)
+		if web, db := got["web"].Get("activation.result").Str, got["db"].Get("activation.result").Str; web != tt.web || db != tt.db {
+			t.Errorf("%s: %+v", tt.activate, r)
 		}
 		if got := there(); got != want {
-			t.Errorf("after %s, keys:\n%s\nwant\n%s", refused, got, want)
+			t.Errorf("after %s, keys:\n%s\nwant\n%s", tt.activate, got, want)
+		}
+		if got := d.on("db", "ls -A /var/keys; sed s/poison[A-Z0-9]*// /var/keys/token"); got != "token\n token" {
+			t.Errorf("after %s, db's key: %s", tt.activate, got)
 		}
 	}
 
@@ -245,5 +255,53 @@ func TestWatch(t *testing.T) {
 	w.end()
 	if more := w.sightings(); len(more) > 0 {
 		t.Errorf("seen too: %q", more)
+	}
+}
+
+// Networks with keys as other tools' users write them bring them to a host.
+func TestKeyNetworks(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, map[string]string{"network.nix": `{ host = { deployment.targetEnv = "sandbox"; boot.isContainer = true; services.openssh.enable = true; }; }`})
+	if r := d.sh("nx-provision -q -f network.nix -o hosts.jsonl; mkdir secrets; echo of a file > secrets/api-key"); r.status != 0 {
+		t.Fatalf("%+v", r)
+	}
+	for _, tt := range []struct{ network, text, machine, file, want string }{
+		{"shop.nix", `{
+  db = { ... }: { boot.isContainer = true; };
+  web = { nodes, ... }: {
+    boot.isContainer = true;
+    environment.etc."shop/database".text = "${nodes.db.config.networking.privateIPv4}:5432";
+    deployment.keys.database-password = { text = "not in any store"; user = "root"; permissions = "0400"; };
+  };
+}`, "web", "/run/keys/database-password", "400 root root not in any store"},
+		{"morph.nix", `let pkgs = import <nixpkgs> { };
+in {
+  network = { inherit pkgs; };
+  "web01.example.org" = { ... }: {
+    networking.hostName = "web01";
+    deployment.secrets."api-key" = { source = "./secrets/api-key"; destination = "/var/lib/made/api-key"; owner.user = "root"; permissions = "0400"; };
+    boot.isContainer = true;
+  };
+}`, "web01.example.org", "/var/lib/made/api-key", "400 root root of a file"},
+		{"hive.nix", `{
+  meta.nixpkgs = import <nixpkgs> { };
+  alpha = { name, ... }: {
+    boot.isContainer = true;
+    deployment.targetHost = "alpha.example.org";
+    deployment.keys."token".keyCommand = [ "printf" "%s" "secret" ];
+  };
+}`, "alpha", "/run/keys/token", "600 root root secret"},
+	} {
+		d.write(tt.network, tt.text)
+		// The machine is the host; the other one's address is a fact.
+		if r := d.sh(`jq -c 'select(.name) | (.name = "` + tt.machine + `"), { nx: 1, name: "db", machine }' hosts.jsonl |
+			nx-eval -q --on '` + tt.machine + `' -f ` + tt.network + ` |
+			nx-build -q | nx-copy -q -f ` + tt.network + ` | nx-activate -q switch`); r.status != 0 {
+			t.Errorf("%s: %+v", tt.network, r)
+			continue
+		}
+		if got := d.on("host", "stat -c '%a %U %G' "+tt.file+"; cat "+tt.file); strings.Join(strings.Fields(got), " ") != tt.want {
+			t.Errorf("%s: %s", tt.network, got)
+		}
 	}
 }
