@@ -10,7 +10,7 @@ func TestSystemdKeyUnits(t *testing.T) {
 	d.write("token", "first")
 	d.copied("keyed", `{
 		deployment.keys = {
-			token = { keyFile = ./token; user = "svc"; };
+			token = { keyFile = ./token; user = "svc"; restartUnits = [ "bound.service" ]; };
 			other.keyFile = ./token;
 			late = { keyFile = ./token; uploadAt = "post-activation"; };
 		};
@@ -59,5 +59,16 @@ func TestSystemdKeyUnits(t *testing.T) {
 	d.wantBooted()
 	if got, want := d.on("web1", states), "first\nactive inactive inactive active active active\nsvc"; got != want {
 		t.Errorf("with keys again: %s, want %s", got, want)
+	}
+
+	// A key that is another one restarts those that it names, when they run.
+	before = d.pids("bound", "behind")
+	d.write("token", "third")
+	if r := d.sh("nx-copy -q -o keyed.jsonl keyed.jsonl && nx-activate -q switch keyed.jsonl"); r.status != 0 || hosts(t, r.stdout)["web1"].Get("activation.result").Str != "activated" {
+		t.Errorf("%+v", r)
+	}
+	after = d.pids("bound", "behind")
+	if got := d.on("web1", "cat /run/bound"); got != "third" || after["bound"] == before["bound"] || after["behind"] != before["behind"] {
+		t.Errorf("bound has %q; the main processes are %v, were %v", got, after, before)
 	}
 }
