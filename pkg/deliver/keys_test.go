@@ -69,6 +69,11 @@ func TestKeysAreStaged(t *testing.T) {
 	if strings.Contains(string(r.Bytes()), "h1 key") {
 		t.Error("contents are in the record")
 	}
+	trips.n, dials = 0, 0
+	check(t, c.InstallKeys(t.Context(), keyed(t, h, path, ""), false))
+	if n := 1 + trips.n; n > 4 || dials != 1 {
+		t.Errorf("at once: %d round trips on %d connections", n, dials)
+	}
 	// A host that declares none says so; one that is left alone, and one of which
 	// nothing is known, say nothing.
 	none := hostRecord(t, h, path)
