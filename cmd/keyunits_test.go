@@ -10,7 +10,7 @@ func TestSystemdKeyUnits(t *testing.T) {
 	d.write("token", "first")
 	d.copied("keyed", `{
 		deployment.keys = {
-			token = { keyFile = ./token; user = "svc"; restartUnits = [ "bound.service" ]; };
+			token = { keyFile = ./token; user = "svc"; group = "svc"; permissions = "0440"; restartUnits = [ "bound.service" ]; };
 			other.keyFile = ./token;
 			late = { keyFile = ./token; uploadAt = "post-activation"; };
 		};
@@ -20,8 +20,8 @@ func TestSystemdKeyUnits(t *testing.T) {
 		service("behind", "1", `after = [ "keys.target" ]; requires = [ "keys.target" ];`)+"}")
 	d.wantActivated("switch", "keyed", "activated",
 		"the following new units were started: behind.service, bound.service, keys.target, nx-keys.service, token-key.service")
-	const states = "cat /run/bound; systemctl is-active token-key other-key late-key bound behind keys.target | xargs; stat -c %U /run/keys/token"
-	if got, want := d.on("web1", states), "first\nactive inactive inactive active active active\nsvc"; got != want {
+	const states = "cat /run/bound; systemctl is-active token-key other-key late-key bound behind keys.target | xargs; stat -c %U:%G:%a /run/keys/token"
+	if got, want := d.on("web1", states), "first\nactive inactive inactive active active active\nsvc:svc:440"; got != want {
 		t.Errorf("after the switch: %s, want %s", got, want)
 	}
 
@@ -42,7 +42,7 @@ func TestSystemdKeyUnits(t *testing.T) {
 		mv /run/keys/.token.nx-x /run/keys/token
 		wait $!
 		`+states)
-	if want := "inactive\nsecond\nactive inactive inactive active active active\nroot"; got != want {
+	if want := "inactive\nsecond\nactive inactive inactive active active active\nroot:root:600"; got != want {
 		t.Errorf("as the key came back: %s, want %s", got, want)
 	}
 
@@ -57,7 +57,7 @@ func TestSystemdKeyUnits(t *testing.T) {
 		t.Fatalf("%+v", r)
 	}
 	d.wantBooted()
-	if got, want := d.on("web1", states), "first\nactive inactive inactive active active active\nsvc"; got != want {
+	if got, want := d.on("web1", states), "first\nactive inactive inactive active active active\nsvc:svc:440"; got != want {
 		t.Errorf("with keys again: %s, want %s", got, want)
 	}
 

@@ -62,7 +62,8 @@ in
       (if config.system.activationScripts ? groups then [ "users" "groups" ] else [ "users" ])
       (concatMapStrings (key: ''
         if [ -e ${escapeShellArg key.path} ]; then
-          chown --no-dereference ${escapeShellArg "${key.user}:${key.group}"} ${escapeShellArg key.path} || true
+          chown --no-dereference ${escapeShellArg "${key.user}:${key.group}"} ${escapeShellArg key.path} &&
+            chmod ${escapeShellArg key.permissions} ${escapeShellArg key.path} || true
         fi
       '') (attrValues early)));
   };
