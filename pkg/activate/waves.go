@@ -239,18 +239,25 @@ func (a *Activator) reach(ctx context.Context, r *record.Record) bool {
 	return true
 }
 
-// wave activates hosts at once, as far as they may.
+// wave activates hosts at once, as far as they may, and else in their order; those that
+// come after others of the wave as soon as they can.
 func (w *Waves) wave(ctx context.Context, hosts []*record.Record, slots chan struct{}) {
 	var all sync.WaitGroup
 	for _, r := range hosts {
+		first := after(r)
+		if len(first) == 0 {
+			slots <- struct{}{}
+		}
 		all.Go(func() {
 			defer close(w.over[r.Name()])
-			for _, name := range after(r) {
+			for _, name := range first {
 				if over, known := w.over[name]; known {
 					<-over
 				}
 			}
-			slots <- struct{}{}
+			if len(first) > 0 {
+				slots <- struct{}{}
+			}
 			defer func() { <-slots }()
 			switch err := w.stops(r); {
 			case ctx.Err() != nil:

@@ -87,6 +87,7 @@ func TestWaves(t *testing.T) {
 			want: "a=activated b=activated c=activated d=activated e=activated"},
 		{name: "failures allowed", waves: &activate.Waves{Batch: share(t, "1"), MaxFailures: &one}, hosts: "a:broken b c:broken d", log: "a|b|c",
 			want: "a=failed b=activated c=failed d=skipped"},
+		{name: "the rest of a wave", waves: &activate.Waves{Batch: share(t, "3")}, hosts: "c b:broken a", log: "a|b", want: "c=skipped b=failed a=activated"},
 		{name: "tags", waves: &activate.Waves{Batch: share(t, "1"), OrderByTags: []string{"x", "y"}}, hosts: "a b@y c@x", log: "c|b|a",
 			want: "a=activated b=activated c=activated"},
 		{name: "after", hosts: "a>c b c>d d", log: "b d|c|a", want: "a=activated b=activated c=activated d=activated"},
@@ -98,8 +99,8 @@ func TestWaves(t *testing.T) {
 		{name: "barrier holds", waves: &activate.Waves{Barrier: true}, hosts: "a! b", want: "a=- b=skipped", err: "held by --barrier"},
 		{name: "offline", hosts: "a:away b", log: "b", want: "a=failed b=activated"},
 		{name: "skip offline", waves: &activate.Waves{SkipOffline: true}, hosts: "a:away b", log: "b", want: "a=skipped b=activated"},
-		{name: "all go back", waves: &activate.Waves{Batch: share(t, "2"), RollbackAll: true, MaxFailures: &none}, hosts: "a b c:broken d",
-			log: "a b|c d|back a back b back d", want: "a=rolled-back b=rolled-back c=failed d=rolled-back", err: "it went back to /nix/store/00000000000000000000000000000000-old"},
+		{name: "all go back", waves: &activate.Waves{Batch: share(t, "2"), RollbackAll: true, MaxFailures: &none}, hosts: "a b d:broken c",
+			log: "a b|c|d|back a back b back c", want: "a=rolled-back b=rolled-back d=failed c=rolled-back", err: "it went back to /nix/store/00000000000000000000000000000000-old"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := &fleet{state: map[string]string{}}
