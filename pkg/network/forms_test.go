@@ -3,6 +3,7 @@ package network
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -234,6 +235,35 @@ func TestForms(t *testing.T) {
 			})
 		}
 	})
+}
+
+// How machines are activated may be said in every form: where that is nx's own, and
+// where it is not set, there is nothing of it.
+func TestActivationOptions(t *testing.T) {
+	const set = `activation = { confirmTimeout = 30; after = [ "b" { cmd = [ "true" ]; } ]; };`
+	const checks = `healthChecks.unit = [ { unit = "x.service"; } ];`
+	const said, checked = `{"after":["b",{"cmd":["true"],"on":"deployer","timeout":60}],"confirmTimeout":30}`, `{"unit":[{"unit":"x.service"}]}`
+	t.Setenv("NIX_PATH", "nixpkgs="+trees(t)["stand-in"])
+	for _, tt := range []struct{ form, text, checked string }{
+		{"nixops", `{ a = { boot.isContainer = true; deployment = {` + set + checks + `}; }; b.boot.isContainer = true; }`, checked},
+		{"morph", `{ network.pkgs = import <nixpkgs> { }; a = { boot.isContainer = true; deployment = {` + set + `}; }; b = { boot.isContainer = true; }; }`, `{"cmd":[],"http":[]}`},
+		{"colmena", `{ meta.nixpkgs = <nixpkgs>; a = { boot.isContainer = true; deployment = {` + set + checks + `}; }; b = { boot.isContainer = true; }; }`, checked},
+		{"nixus", `{ defaults = { nixpkgs = <nixpkgs>; host = "x"; configuration.boot.isContainer = true; }; nodes.a = {` + set + checks + `}; nodes.b = { }; }`, checked},
+	} {
+		t.Run(tt.form, func(t *testing.T) {
+			got := evaluate(t, testNetwork(write(t, tt.text)), Facts{})
+			if err := errors.Join(got["a"].Err, got["b"].Err); err != nil {
+				t.Fatal(err)
+			}
+			a, b := gjson.ParseBytes(got["a"].Deployment), gjson.ParseBytes(got["b"].Deployment)
+			if a.Get("activation").Raw != said || a.Get("healthChecks").Raw != tt.checked {
+				t.Errorf("a: %s", a.Raw)
+			}
+			if b.Get("activation").Exists() || tt.form != "morph" && b.Get("healthChecks").Exists() {
+				t.Errorf("b: %s", b.Raw)
+			}
+		})
+	}
 }
 
 // needNewer skips a test of what NixOS has from 22.05 on.

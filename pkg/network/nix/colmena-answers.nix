@@ -36,7 +36,7 @@ in
         # Its name, rather than a copy of it in the store.
         machinesFile = if machinesFile == null then null else toString machinesFile;
         keys = record.keys cfg.keys;
-      };
+      } // record.activation cfg;
     };
 
   texts = nodes: name: record.texts nodes.${name}.config.deployment.keys;

@@ -52,5 +52,7 @@ in
     privilegeEscalationCommand = optionWith [ "sudo" "-H" "--" ] words
       "Put before commands that need root when targetUser is somebody else.";
     sshOptions = optionWith [ ] words "Options for the OpenSSH client.";
-  };
+  }
+  # nx's own; in no manual, which the machine's derivation may depend on
+  // mapAttrs (_: option: option // { visible = false; }) (import ./activation-options.nix { inherit lib; });
 }

@@ -54,6 +54,8 @@ in
     })) "Files with secrets, which never enter the Nix store.";
     healthChecks = optionWith { } checks "What must hold once the machine is active.";
     preDeployChecks = optionWith { } checks "What must hold before it is made active.";
+    # nx's own; in no manual, which the machine's derivation may depend on
+    activation = (import ./activation-options.nix { inherit lib; }).activation // { visible = false; };
   };
 
   # Store paths that commands name come with the system. The text is morph's, as

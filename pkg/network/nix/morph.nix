@@ -90,7 +90,7 @@ let
       inherit (toplevel) drvPath system;
       inherit (cfg) tags;
       target = targetOf cfg;
-      deployment = {
+      deployment = record.activation { inherit (cfg) activation; } // {
         inherit (cfg) buildOnly substituteOnDestination;
         healthChecks = record.checks "deployment.healthChecks" cfg.healthChecks;
         preDeployChecks = record.checks "deployment.preDeployChecks" cfg.preDeployChecks;

@@ -81,7 +81,7 @@ let
     });
 
   node = { name, config, ... }: {
-    options = access // {
+    options = access // import ./activation-options.nix { inherit lib; } // {
       enable = optionWith true types.bool "Whether the machine is deployed.";
       nixpkgs = option types.path "The nixpkgs of the machine.";
       configuration = mkOption {

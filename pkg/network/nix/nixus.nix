@@ -95,7 +95,7 @@ let
       deployment = {
         inherit (node) hasFastConnection successTimeout switchTimeout ignoreFailingSystemdUnits;
         keys = builtins.mapAttrs (key configuration.secrets) configuration.secrets.files;
-      };
+      } // record.activation node;
       ofOthers = takesFacts && known.ofOthers name configuration;
     };
 in

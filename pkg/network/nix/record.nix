@@ -46,14 +46,15 @@ rec {
       }) (length http);
   };
 
-  # What activation-options.nix declares, where it is set.
+  # What activation-options.nix declares, where it is set; a hive or a node that the
+  # tool itself made has none of it.
   activation = cfg:
     let
       full = where (value: value != [ ] && value != { });
       checks = mapAttrs (_: map given);
     in full {
-      activation = given cfg.activation;
-      healthChecks = full (checks cfg.healthChecks);
-      preDeployChecks = full (checks cfg.preDeployChecks);
+      activation = given (cfg.activation or { });
+      healthChecks = full (checks (cfg.healthChecks or { }));
+      preDeployChecks = full (checks (cfg.preDeployChecks or { }));
     };
 }
