@@ -97,6 +97,7 @@ func (c *closures) Run(ctx context.Context, p *cli.Process, flags *commands) err
 		TargetHost:    c.TargetHost,
 		TargetPort:    c.TargetPort,
 		Timeout:       c.Timeout,
+		Idle:          stream.Idle,
 		Log:           p.Log,
 	}
 	var done func()
@@ -133,7 +134,7 @@ func (c *installKeys) Run(ctx context.Context, p *cli.Process, flags *commands) 
 	if err != nil {
 		return err
 	}
-	courier := deliver.Courier{Dial: dial(p), TargetHost: c.TargetHost, TargetPort: c.TargetPort, Log: p.Log}
+	courier := deliver.Courier{Dial: dial(p), TargetHost: c.TargetHost, TargetPort: c.TargetPort, Idle: stream.Idle, Log: p.Log}
 	var done func()
 	courier.Keys, done, err = flags.reader(ctx, p, s)
 	defer done()

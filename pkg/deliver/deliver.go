@@ -82,6 +82,10 @@ type Courier struct {
 	// Keys reads the contents of a host's key; nil leaves keys alone.
 	Keys func(ctx context.Context, host *record.Record, k *keys.Key) ([]byte, error)
 
+	// Idle, when set, calls wait, which waits for keys while the host of ctx has nothing
+	// else to do: others may be in work meanwhile.
+	Idle func(ctx context.Context, wait func())
+
 	Compress closure.Compression     // None when empty
 	Sign     func(store.Info) string // if not nil, objects go signed
 	DryRun   bool                    // only say what is missing

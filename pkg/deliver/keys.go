@@ -36,6 +36,15 @@ func (c *Courier) contents(ctx context.Context, r *record.Record, declared []key
 	return all, nil
 }
 
+// idle calls wait, which waits for keys.
+func (c *Courier) idle(ctx context.Context, wait func()) {
+	if c.Idle == nil {
+		wait()
+		return
+	}
+	c.Idle(ctx, wait)
+}
+
 // A keyError is why keys did not arrive.
 type keyError struct {
 	err   error
@@ -81,7 +90,9 @@ func (d *delivery) stage(ctx context.Context, conn Conn, moved func()) error {
 		return nil
 	}
 	d.waiting.Store(true) // for what is read here
-	contents, err := d.keys()
+	var contents []keys.Contents
+	var err error
+	d.idle(ctx, func() { contents, err = d.keys() })
 	d.waiting.Store(false)
 	if err != nil || len(contents) == 0 {
 		return err
@@ -114,7 +125,8 @@ func (c *Courier) InstallKeys(ctx context.Context, r *record.Record, prune bool)
 	if err != nil {
 		return err
 	}
-	contents, err := c.contents(ctx, r, declared)
+	var contents []keys.Contents
+	c.idle(ctx, func() { contents, err = c.contents(ctx, r, declared) })
 	if err != nil || len(contents) == 0 && !prune {
 		return err
 	}

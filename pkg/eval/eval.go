@@ -380,8 +380,8 @@ func (e *publicKeyError) Error() string {
 }
 
 func (e *publicKeyError) Hint() string {
-	return "all may read what is there, as a path in a flake is: write the file's absolute name as a text, or, where the option takes it, one that starts at --root; " +
-		`or have it printed there, by keyCommand = [ "cat" "FILE" ]; or encrypt it`
+	return "all may read what is there, and a flake is there as a whole: name the file by a text, its absolute path, or in a NixOps network one that starts at --root; " +
+		`or have it printed, as by keyCommand = [ "cat" "FILE" ], which runs in --root; or encrypt it, and set decrypt where there is that option`
 }
 
 // checkSources refuses systems that have something of nx's own folder among their

@@ -92,6 +92,13 @@ func Each(ctx context.Context, s *Stream, jobs int, f func(context.Context, *rec
 		// The slot is taken before the next record is: what was taken is started at once.
 		slots := make(chan struct{}, max(jobs, 1))
 		slots <- struct{}{}
+		taken := true
+		defer func() {
+			if taken { // for a record that never came: a host that was idle may wait for it
+				<-slots
+			}
+		}()
+		ctx = context.WithValue(ctx, slotsKey{}, slots)
 		for r, err := range in {
 			if err != nil {
 				return nil // Run has it
@@ -103,14 +110,32 @@ func Each(ctx context.Context, s *Stream, jobs int, f func(context.Context, *rec
 				}
 				emit(r)
 			})
+			taken = false
 			select {
 			case slots <- struct{}{}:
+				taken = true
 			case <-ctx.Done():
 				return nil
 			}
 		}
 		return nil
 	})
+}
+
+// slotsKey is under what the context of a host in [Each] has the slots.
+type slotsKey struct{}
+
+// Idle calls wait for a host that f of [Each] works on, and that has nothing to do
+// until it returns: another host may be in work meanwhile.
+func Idle(ctx context.Context, wait func()) {
+	slots, ok := ctx.Value(slotsKey{}).(chan struct{})
+	if !ok {
+		wait()
+		return
+	}
+	<-slots
+	wait()
+	slots <- struct{}{} // whatever became of ctx: it is given back when f returns
 }
 
 // interrupted puts the reason in front of an error that came of giving up.

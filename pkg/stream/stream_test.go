@@ -386,6 +386,41 @@ func TestEnd(t *testing.T) {
 	}
 }
 
+// Hosts that wait for the end of the stream keep no other from being in work, and go
+// on one at a time.
+func TestIdle(t *testing.T) {
+	const hosts = 20
+	var in strings.Builder
+	for i := range hosts {
+		fmt.Fprintf(&in, `{"nx":1,"kind":"host","name":"h%d"}`+"\n", i)
+	}
+	s, _ := over(in.String(), false)
+	var began, working atomic.Int32
+	all := make(chan struct{})
+	work := func() {
+		if n := working.Add(1); n > 1 {
+			t.Errorf("%d hosts in work", n)
+		}
+		runtime.Gosched()
+		working.Add(-1)
+	}
+	if err := Each(t.Context(), s, 1, func(ctx context.Context, r *record.Record) error {
+		work()
+		if began.Add(1) == hosts {
+			close(all)
+		}
+		Idle(ctx, func() { <-all })
+		work()
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	Idle(t.Context(), func() { began.Store(0) }) // of no stream
+	if began.Load() != 0 {
+		t.Error("nobody waited")
+	}
+}
+
 func TestOutputFile(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "out.jsonl")
