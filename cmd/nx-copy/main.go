@@ -15,7 +15,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
+	"runtime/debug"
+	"sync/atomic"
 	"text/tabwriter"
 	"time"
 
@@ -89,7 +92,7 @@ func (c *closures) Run(ctx context.Context, p *cli.Process, flags *commands) err
 		Depot:         depot,
 		Dial:          dial(p),
 		Open:          func(ctx context.Context, serve deliver.Serve) deliver.Store { return nixserve.Open(ctx, serve) },
-		AddCompressed: nixserve.AddCompressed,
+		AddCompressed: new(nixserve.Compressor).Add,
 		Compress:      c.Compress,
 		Substitute:    c.Substitute,
 		Sign:          sign,
@@ -109,8 +112,23 @@ func (c *closures) Run(ctx context.Context, p *cli.Process, flags *commands) err
 	if c.DryRun && !c.JSON {
 		s.Output.Take = func(hosts []*record.Record) error { return table(p.Stdout, hosts) }
 	}
-	return stream.Each(ctx, s, p.Jobs, courier.Host)
+	var hosts atomic.Int64
+	free := debug.SetMemoryLimit(-1) == math.MaxInt64 // nobody has said anything of it
+	return stream.Each(ctx, s, p.Jobs, func(ctx context.Context, r *record.Record) error {
+		if n := hosts.Add(1); free {
+			debug.SetMemoryLimit(memory + n*memoryEach)
+		}
+		return courier.Host(ctx, r)
+	})
 }
+
+// From so many bytes on, and so many for each host, garbage is collected at once, where
+// it would wait until it has doubled what is in use. With the program itself, which is
+// not counted, that makes 64 MB and 4 MB a host.
+const (
+	memory     = 48 << 20
+	memoryEach = 15 << 18
+)
 
 // dial returns what connects to targets.
 func dial(p *cli.Process) func(context.Context, target.Target) (deliver.Conn, error) {

@@ -132,7 +132,7 @@ func courier(t testing.TB, on events) *deliver.Courier {
 		Depot:         depot,
 		Dial:          func(ctx context.Context, t target.Target) (deliver.Conn, error) { return dialer.Dial(ctx, t) },
 		Open:          func(ctx context.Context, serve deliver.Serve) deliver.Store { return nixserve.Open(ctx, serve) },
-		AddCompressed: nixserve.AddCompressed,
+		AddCompressed: new(nixserve.Compressor).Add,
 		Compress:      closure.Auto,
 		Log:           slog.New(on),
 	}

@@ -5,29 +5,43 @@ import (
 	"context"
 	"io"
 	"iter"
+	"sync"
 
 	"github.com/klauspost/compress/zstd"
 
 	"nx/pkg/store"
 )
 
-// AddCompressed runs a server behind a decompressor, as "zstd -d | nix-store
+// A Compressor compresses what is sent to servers behind decompressors. All of them
+// share what that takes, some MB of memory. The zero value works.
+type Compressor struct {
+	once    sync.Once
+	encoder *zstd.Encoder
+	err     error
+}
+
+// encoders is how many servers' requests are compressed at once: they are small.
+const encoders = 2
+
+// Add runs a server behind a decompressor, as "zstd -d | nix-store
 // --serve --write" is one, and adds objects as [Client.AddToStoreNar] does, but
 // dump must write NARs as zstd frames. What is sent besides is put in frames too.
 // The server gets nothing else to do, and the end of its input after the last
 // object: a decompressor passes nothing on before its buffer is full or its input
 // ends, so that a question would wait for ever. Without a first object it gets
 // nothing but that end.
-func AddCompressed(ctx context.Context, run Run, infos iter.Seq[store.Info],
+func (z *Compressor) Add(ctx context.Context, run Run, infos iter.Seq[store.Info],
 	dump func(context.Context, store.Path, io.Writer) error, added func(store.Info)) error {
-	encoder, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(zstd.MinWindowSize<<6))
-	if err != nil {
-		return err
+	z.once.Do(func() {
+		z.encoder, z.err = zstd.NewWriter(nil, zstd.WithEncoderConcurrency(encoders), zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(zstd.MinWindowSize<<6))
+	})
+	if z.err != nil {
+		return z.err
 	}
 	var wire *bufio.Writer
 	c := open(ctx, run, func(stdin io.Writer) io.Writer {
 		wire = bufio.NewWriterSize(stdin, 64<<10)
-		return &framer{w: wire, encoder: encoder}
+		return &framer{w: wire, encoder: z.encoder}
 	})
 	defer c.Close()
 	began := false

@@ -15,7 +15,7 @@ import (
 )
 
 // Real decompressors in front of real servers: what they got is what Nix finds whole.
-func TestAddCompressed(t *testing.T) {
+func TestCompressor(t *testing.T) {
 	setup(t)
 	if _, err := exec.LookPath("zstd"); err != nil {
 		t.Skipf("SKIPPED, needs zstd: %v", err)
@@ -35,7 +35,7 @@ func TestAddCompressed(t *testing.T) {
 	server := Command("/bin/sh", "-c", `zstd -dcq | "$@"`, "sh", string(to.nix), "--store", to.dir, "--serve", "--write")
 
 	var acked []store.Path
-	check(t, AddCompressed(t.Context(), server, slices.Values(infos), dump, func(i store.Info) { acked = append(acked, i.Path) }))
+	check(t, new(Compressor).Add(t.Context(), server, slices.Values(infos), dump, func(i store.Info) { acked = append(acked, i.Path) }))
 	if !slices.Equal(acked, paths) {
 		t.Errorf("acknowledged\n got %q\nwant %q", acked, paths)
 	}
@@ -50,13 +50,13 @@ func TestAddCompressed(t *testing.T) {
 func TestNothingAsked(t *testing.T) {
 	greeter := Command("/bin/sh", "-c", "printf '"+le(serverMagic)+le(offered)+"'; exec cat >/dev/null")
 	check(t, Open(t.Context(), greeter).Close())
-	check(t, AddCompressed(t.Context(), greeter, slices.Values(objects(0)), dumpThousand, func(store.Info) {}))
+	check(t, new(Compressor).Add(t.Context(), greeter, slices.Values(objects(0)), dumpThousand, func(store.Info) {}))
 	silent := Command("/bin/sh", "-c", "read -r _ && exit 1; exit 0")
-	check(t, AddCompressed(t.Context(), silent, slices.Values(objects(0)), dumpThousand, func(store.Info) {}))
+	check(t, new(Compressor).Add(t.Context(), silent, slices.Values(objects(0)), dumpThousand, func(store.Info) {}))
 }
 
 // A server that goes: the error is its last words.
-func TestAddCompressedFails(t *testing.T) {
+func TestCompressorFails(t *testing.T) {
 	for _, tt := range []struct {
 		name, script, wantErr string
 	}{
@@ -64,14 +64,14 @@ func TestAddCompressedFails(t *testing.T) {
 		{"no server", "exec >&-; cat >/dev/null; echo error: no space >&2; exit 1", "open store: nix-store --serve: exit status 1: no space"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := AddCompressed(t.Context(), Command("/bin/sh", "-c", tt.script), slices.Values(objects(3)), dumpThousand, func(store.Info) { t.Error("acknowledged") })
+			err := new(Compressor).Add(t.Context(), Command("/bin/sh", "-c", tt.script), slices.Values(objects(3)), dumpThousand, func(store.Info) { t.Error("acknowledged") })
 			if err == nil || !strings.HasPrefix(err.Error(), tt.wantErr) {
 				t.Errorf("error\n got %v\nwant %s", err, tt.wantErr)
 			}
 		})
 	}
 	broken := errors.New("source broke")
-	err := AddCompressed(t.Context(), Command("/bin/sh", "-c", "exec cat >/dev/null"), slices.Values(objects(3)),
+	err := new(Compressor).Add(t.Context(), Command("/bin/sh", "-c", "exec cat >/dev/null"), slices.Values(objects(3)),
 		func(context.Context, store.Path, io.Writer) error { return broken }, func(store.Info) {})
 	if !errors.Is(err, broken) {
 		t.Errorf("error %v, want that of the source", err)
