@@ -56,17 +56,19 @@ func pace(c net.Conn) func() {
 // tooEarly returns for how long nothing should be sent over a line that has
 // delivered so many bytes a second, when so many are on their way. A line holds
 // what it delivers in a round trip; a quarter of that more, and half a MiB, lets the
-// rate grow and bridges what the round trip varies by. Next to a host there is
-// nothing to fill, and older kernels tell no rate (before 4.9).
+// rate grow and bridges what the round trip varies by. A quarter of that has to go
+// before more is sent, so that one seldom looks. Next to a host there is nothing to
+// fill, and older kernels tell no rate (before 4.9).
 func tooEarly(onWay, rate uint64, trip time.Duration) time.Duration {
 	if trip < 2*time.Millisecond || rate == 0 {
 		return 0
 	}
-	holds := uint64(float64(rate) * trip.Seconds() * 1.25)
-	if limit := holds + 512<<10; onWay > limit {
-		return max(time.Millisecond, time.Duration(float64(onWay-limit)/float64(rate)*float64(time.Second)))
+	const more = 512 << 10
+	limit := uint64(float64(rate)*trip.Seconds()*1.25) + more
+	if onWay <= limit {
+		return 0
 	}
-	return 0
+	return time.Duration(float64(onWay-limit+more/4) / float64(rate) * float64(time.Second))
 }
 
 // roundTrip returns the shortest round trip that the kernel has seen on c, 0 when c
