@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/klauspost/compress/zstd"
 
@@ -48,6 +49,20 @@ type memory struct {
 	size     int                     // of each NAR, 10 when 0
 	noise    bool                    // NARs cannot be compressed
 	caches   map[store.Path]struct{} // what it can fetch
+	line     time.Duration           // what each write to it takes
+}
+
+// A lineWriter takes a while for each write.
+type lineWriter struct {
+	io.Writer
+	takes time.Duration
+}
+
+func (w lineWriter) Write(b []byte) (int, error) {
+	if w.takes > 0 {
+		<-time.After(w.takes)
+	}
+	return w.Writer.Write(b)
 }
 
 // newMemory makes a store of objects described as "a:bc": a refers to b and c.
@@ -172,7 +187,7 @@ func (m *memory) add(ctx context.Context, infos iter.Seq[store.Info], dump Dump,
 			return fmt.Errorf("%s is not locked", i.Path.Name())
 		}
 		var nar bytes.Buffer
-		if err := dump(ctx, i.Path, &nar); err != nil {
+		if err := dump(ctx, i.Path, lineWriter{&nar, m.line}); err != nil {
 			return err
 		}
 		b, err := decode(nar.Bytes())

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"nx/pkg/store"
@@ -130,5 +131,36 @@ func TestStopsCompressing(t *testing.T) {
 	// The sink takes what it gets at once: whoever sends to it waits for the source.
 	if asked := strings.Join(dst.requests, ", "); asked != "valid 1, valid 2, add zstd, add" {
 		t.Errorf("sink was asked %q", asked)
+	}
+}
+
+// A line to a host nearby that is slow all the same is compressed, between two
+// objects, and so is one that another copy shares.
+func TestStartsCompressing(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		line   time.Duration // for each write
+		others int32
+		asked  string
+	}{
+		{"fast", 0, 0, "valid 1, valid 2, add"},
+		{"slow", time.Second, 0, "valid 1, valid 2, add, add zstd"},
+		{"shared", 0, 1, "valid 1, valid 2, add zstd"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				src, dst := newMemory("a:b b:c c"), newMemory("")
+				src.size, dst.size, dst.place, dst.line = sample, sample, Place{Zstd: true}, tt.line
+				depot := &Depot{Source: src}
+				depot.copies.Store(tt.others)
+				got, err := depot.Copy(t.Context(), dst, path("a"), Options{Compress: Auto, Near: true}, nil)
+				if err != nil || got.Sent != 3 || got.Gone != 3*sample {
+					t.Errorf("error %v, progress %+v", err, got)
+				}
+				if asked := strings.Join(dst.requests, ", "); asked != tt.asked {
+					t.Errorf("sink was asked %q, want %q", asked, tt.asked)
+				}
+			})
+		})
 	}
 }
