@@ -7,9 +7,10 @@
 // lock ends with that process, a second one makes a garbage collector root of the
 // system, named [store.Path.StagedRoot], or [store.Path.StagedHomeRoot] for a user
 // without sudo. That root is this stage's contract with nx-activate, which removes it
-// once a profile keeps the system. The second process is there from the beginning and
-// waits, so that a host that has all costs three round trips behind the login: one
-// opens the sessions, one asks, one keeps.
+// once a profile keeps the system. The second process is there from the beginning, and
+// root's makes the link at once, so that a host that has all costs two round trips
+// behind the login: one opens the sessions, one asks. Others have nix-store make it, when
+// the system is there: one more.
 //
 // Nothing has to be undone when a delivery breaks off: what the host acknowledged
 // is valid there, and a new connection, or the next run, sends the rest.

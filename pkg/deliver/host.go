@@ -32,6 +32,7 @@ type host struct {
 	place  chan closure.Place // gets one
 	kept   chan struct{}      // closed when the root is there
 	keep   *io.PipeWriter     // the porter's stdin
+	asked  bool               // the porter was told to make the root
 	done   chan struct{}      // closed when the porter has ended
 	ended  error              // how; read after done
 	stderr tail               // the porter's; read after done
@@ -64,12 +65,20 @@ func (c *Courier) open(ctx context.Context, conn Conn, t target.Target, path sto
 		h.ended = run(ctx, conn, fmt.Sprintf(porter, keep), stdin, &porterReader{h: h}, &h.stderr)
 		stdin.CloseWithError(io.ErrClosedPipe)
 	}()
+	if t.Login() == target.DefaultUser && !c.DryRun {
+		// A link needs nothing that it leads to: it may be there before, and nobody
+		// waits for it in the end. Where the delivery fails nothing is kept by it.
+		h.asked = true
+		go io.WriteString(told, keepLine)
+	}
 	return h, nil
 }
 
-// keeping is the script that makes the system's root. What is valid and locked
-// needs no more than the link, which root makes as nix-store would, only without
-// starting it. Others may be allowed no more than nix-store, which makes the folders
+// keepLine is what the porter waits for.
+const keepLine = "keep\n"
+
+// keeping is the script that makes the system's root: no more than the link, which root
+// makes as nix-store would, only without starting it. Others may be allowed no more than nix-store, which makes the folders
 // too, and takes a root below /nix/var/nix/gcroots without --indirect in all versions. Who
 // may not write there has an indirect one below the home folder.
 func keeping(t target.Target, path store.Path) (string, error) {
@@ -110,7 +119,13 @@ func (h *host) Place(ctx context.Context) (closure.Place, error) {
 		h.place <- p // for who asks again
 		return p, nil
 	case <-h.done:
-		return closure.Place{}, fmt.Errorf("look at the host: %w", h.failed())
+		select {
+		case p := <-h.place: // and ended
+			h.place <- p
+			return p, nil
+		default:
+			return closure.Place{}, fmt.Errorf("look at the host: %w", h.failed())
+		}
 	case <-ctx.Done():
 		return closure.Place{}, context.Cause(ctx)
 	}
@@ -130,10 +145,11 @@ func (h *host) AddCompressed(ctx context.Context, infos iter.Seq[store.Info], du
 
 // Keep makes the system's root on the host.
 func (h *host) Keep(ctx context.Context) error {
-	if _, err := io.WriteString(h.keep, "keep\n"); err != nil && err != io.ErrClosedPipe {
-		return err
+	if !h.asked {
+		if _, err := io.WriteString(h.keep, keepLine); err != nil && err != io.ErrClosedPipe {
+			return err
+		}
 	}
-	h.keep.Close()
 	select {
 	case <-h.kept:
 		return nil
