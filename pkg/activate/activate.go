@@ -6,6 +6,7 @@ package activate
 
 import (
 	"cmp"
+	"compress/gzip"
 	"context"
 	"crypto/rand"
 	_ "embed"
@@ -15,6 +16,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"sync"
 	"time"
 
 	"nx/pkg/keys"
@@ -313,8 +315,19 @@ func Module() string {
 	return strings.NewReplacer("@activate.sh@", quoted.Replace(script), "@nx-switch.sh@", quoted.Replace(doorScript)).Replace(module)
 }
 
-// start hands the script over: on stdin, so that it is no argument that sudo
-// logs, and whole before any of it runs. It finds its text in the variable nx. A
-// first line that is not its own is a password that sudo did not ask for.
-const start = `nx=$(cat) && case $nx in '#!/bin/sh'*) ;; *) nx=${nx#*"
-"} ;; esac && eval "$nx"`
+// packed is the script, compressed: as it is it takes a long line two round trips more.
+var packed = sync.OnceValue(func() string {
+	var b strings.Builder
+	w, _ := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	io.WriteString(w, script)
+	w.Close()
+	return b.String()
+})
+
+// start hands the script over: on stdin, so that it is no argument that sudo logs,
+// and whole before any of it runs. It finds its text in the variable nx. Before it
+// comes the line mark; what comes before that is a password that sudo did not ask for.
+const (
+	start = `while IFS= read -r nx && [ "$nx" != ` + mark + ` ]; do :; done; nx=$(gzip -dc) && eval "$nx"`
+	mark  = "nx-activate-packed"
+)

@@ -839,6 +839,7 @@ recover() {
 	fi
 	if [ -n "$rebooted" ] || ! noted testing; then
 		restore_keys
+		rm -f $run/pending
 		finish
 	fi
 	rollback "its supervisor was killed$(noted rolling-back && say " after: $(told rolling-back)")"

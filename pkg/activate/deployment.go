@@ -117,7 +117,7 @@ func (d *deployment) connect(ctx context.Context) (Conn, error) {
 
 // call runs a verb of the script on the host.
 func (d *deployment) call(ctx context.Context, conn Conn, stdout, stderr io.Writer, words ...string) (int, error) {
-	program, stdin := []string{"/bin/sh", "-c", start, "nx-activate"}, script
+	program, stdin := []string{"/bin/sh", "-c", start, "nx-activate"}, mark+"\n"+packed()
 	if words[0] == "contact" || words[0] == "refuse" {
 		// What waits for it is there, and a long line is spared a round trip.
 		kept := "/var/lib/nx/deployments/" + d.id
