@@ -56,7 +56,8 @@ type deployment struct {
 	journal bool // what is heard now are lines of the journal
 	lines   int  // of the journal that were heard
 	bytes   int
-	part    []byte // a line that has not ended
+	part    []byte             // a line that has not ended
+	enough  context.CancelFunc // ends the call that is heard
 	said    *output
 
 	proof  sync.WaitGroup
@@ -155,6 +156,8 @@ func (d *deployment) as(argv ...string) (as []string, password string) {
 // hear runs a verb that says facts.
 func (d *deployment) hear(ctx context.Context, conn Conn, words ...string) (int, error) {
 	d.journal, d.part = false, nil
+	ctx, d.enough = context.WithCancel(ctx)
+	defer d.enough()
 	status, err := d.call(ctx, conn, d, d.said, words...)
 	d.said.end(err == nil)
 	return status, err
@@ -408,6 +411,11 @@ func (d *deployment) heard(line string) {
 		d.proof.Go(func() { d.prove(ctx, value) })
 	case "contact", "settled", "rolling-back", "rebooting", "end":
 		d.moved()
+	}
+	// Of a failure all is heard that the host still says; of a success its goodbye
+	// would only take a round trip more.
+	if word == "end" && d.facts.has("done") && !d.facts.has("rolling-back") {
+		d.enough()
 	}
 }
 
