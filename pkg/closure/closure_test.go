@@ -49,7 +49,7 @@ type memory struct {
 	size     int                     // of each NAR, 10 when 0
 	noise    bool                    // NARs cannot be compressed
 	caches   map[store.Path]struct{} // what it can fetch
-	line     time.Duration           // what each write to it takes
+	line     time.Duration           // what each write to it takes, and each reading of an object
 }
 
 // A lineWriter takes a while for each write.
@@ -122,6 +122,9 @@ func (m *memory) QueryPathInfos(_ context.Context, paths []store.Path) ([]store.
 
 func (m *memory) DumpStorePath(_ context.Context, p store.Path, w io.Writer) error {
 	m.ask("dump " + p.Name())
+	if m.line > 0 {
+		<-time.After(m.line)
+	}
 	_, err := w.Write(m.nar(p))
 	return err
 }

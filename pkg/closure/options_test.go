@@ -121,17 +121,20 @@ func TestMeter(t *testing.T) {
 
 // A line that is faster than compression stops it, between two objects; all arrives.
 func TestStopsCompressing(t *testing.T) {
-	src, dst := newMemory("a:b b:c c"), newMemory("")
-	src.size, dst.size, dst.place = sample, sample, Place{Zstd: true}
-	src.noise, dst.noise = true, true // so that a sample of it fills a sample of the line
-	got, err := (&Depot{Source: src}).Copy(t.Context(), dst, path("a"), Options{Compress: Auto}, nil)
-	if err != nil || got.Sent != 3 || got.Gone != 3*sample {
-		t.Errorf("error %v, progress %+v", err, got)
-	}
-	// The sink takes what it gets at once: whoever sends to it waits for the source.
-	if asked := strings.Join(dst.requests, ", "); asked != "valid 1, valid 2, add zstd, add" {
-		t.Errorf("sink was asked %q", asked)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		src, dst := newMemory("a:b b:c c"), newMemory("")
+		src.size, dst.size, dst.place = sample, sample, Place{Zstd: true}
+		src.noise, dst.noise = true, true // so that a sample of it fills a sample of the line
+		// The sink takes what it gets at once: whoever sends to it waits for the source.
+		src.line = time.Second
+		got, err := (&Depot{Source: src}).Copy(t.Context(), dst, path("a"), Options{Compress: Auto}, nil)
+		if err != nil || got.Sent != 3 || got.Gone != 3*sample {
+			t.Errorf("error %v, progress %+v", err, got)
+		}
+		if asked := strings.Join(dst.requests, ", "); asked != "valid 1, valid 2, add zstd, add" {
+			t.Errorf("sink was asked %q", asked)
+		}
+	})
 }
 
 // A line to a host nearby that is slow all the same is compressed, between two
