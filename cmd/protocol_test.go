@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/tidwall/gjson"
@@ -109,6 +110,11 @@ func TestSystemdProtocol(t *testing.T) {
 			}, rebooted: true},
 		{name: "the deployer is killed, and another one takes it over", configuration: `environment.etc.x.text = "4"; systemd.services.slow = { wantedBy = [ "multi-user.target" ]; serviceConfig.Type = "oneshot"; script = "sleep 2"; };`,
 			settings: "confirmTimeout: 20", event: "testing", act: func(cmd *exec.Cmd) { cmd.Process.Kill() }, new: true},
+		{name: "the deployer is interrupted twice, and another one follows", configuration: `environment.etc.x.text = "5"; systemd.services.slow = { wantedBy = [ "multi-user.target" ]; serviceConfig.Type = "oneshot"; script = "sleep 2"; };`,
+			settings: "confirmTimeout: 20", event: "testing", act: func(cmd *exec.Cmd) {
+				cmd.Process.Signal(syscall.SIGINT)
+				cmd.Process.Signal(syscall.SIGTERM)
+			}, new: true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			d := &deployment{t, d.dir}
@@ -116,6 +122,9 @@ func TestSystemdProtocol(t *testing.T) {
 			d.set("new", ".deployment.activation += {"+tt.settings+"}")
 			r, web1 := d.at(tt.event, tt.act, "switch", "new.jsonl")
 			if tt.result == "" { // nobody is there any more; somebody asks
+				if r.status < 128 {
+					t.Errorf("status %d", r.status)
+				}
 				r, web1 = d.at("end", nil, "attach", "new.jsonl")
 				tt.result, tt.says = "rolled-back", "nobody reached the host over a new connection within 2 s"
 				if tt.new {
