@@ -127,7 +127,7 @@ func TestKeysFail(t *testing.T) {
 // Keys are brought at once, to all of a fleet, each over one connection; those that
 // are there do not go again.
 func TestKeysAtOnce(t *testing.T) {
-	const n = 3
+	const n = 20
 	hosts := testhost.Start(t, n)
 	path := localStore(t)
 	var mu sync.Mutex
