@@ -9,6 +9,9 @@ VERSION ?= $(shell git describe --always --dirty 2>/dev/null)
 LDFLAGS := -s -w $(if $(VERSION),-X nx/pkg/cli.version=$(VERSION))
 TOOLS := nx-provision nx-eval nx-build nx-copy nx-activate
 
+# Where tests have the newer Nix.
+NIX_NEW = $(or $(NXTEST_NIX_NEW),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nx/nix-new)
+
 # Packages that need nothing but Go.
 PURE := ./pkg/store ./pkg/target ./pkg/record ./pkg/stream ./pkg/cli ./pkg/closure ./pkg/state
 
@@ -41,9 +44,12 @@ demo: ## Show the main job on hosts of this machine
 	@$(MAKE) --no-print-directory build
 	scripts/demo
 
-faults: ## Activate with each fault at each step; "make test" has a fourth of them
+faults: ## Activate with each fault at each step, with both Nix versions; "make test" has a fourth of them
 	scripts/setup test
-	NXTEST_FAULTS=all $(GO) test -count=1 -timeout 1h -run TestFaults ./pkg/activate
+	scripts/nix-new '$(NIX_NEW)'
+	for nix in old new; do \
+		NXTEST_FAULTS=all NXTEST_STAND_NIX=$$nix NXTEST_NIX_NEW='$(NIX_NEW)' $(GO) test -count=1 -timeout 1h -run TestFaults ./pkg/activate || exit; \
+	done
 
 chaos: ## Activate for ROUNDS (default 200) with random faults, from SEED
 	scripts/setup test

@@ -5,6 +5,8 @@ import (
 	_ "embed"
 	"errors"
 	"fmt"
+	"hash/fnv"
+	"io"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -63,24 +65,37 @@ func (g *gate) set(shut, cut bool) {
 
 // A stand is a host whose supervisor stops where a test wants it to.
 type stand struct {
-	t    *testing.T
-	lab  *testhost.Lab
-	h    *testhost.Host
-	gate gate
-	old  store.Path
-	ids  int
+	t       *testing.T
+	lab     *testhost.Lab
+	options testhost.Options
+	h       *testhost.Host
+	gate    gate
+	old     store.Path
+	ids     int
 }
 
 func newStand(t *testing.T) *stand {
 	t.Helper()
 	testhost.Need(t, "root", "nix")
-	s := &stand{t: t, lab: testhost.NewLab(t)}
-	h, err := s.lab.Start(context.Background(), "h1", testhost.Options{})
+	s := &stand{t: t, lab: testhost.NewLab(t), options: testhost.Options{Nix: standNix(t)}}
+	h, err := s.lab.Start(context.Background(), "h1", s.options)
 	check(t, err)
 	s.h = h
 	s.old = addSystem(t, h, "old", map[string]string{"sw/bin/sync": syncScript, "sw/bin/reboot": "#!/bin/sh\nkill 1\n"})
 	exec(t, h, "mkfifo /tmp/stopped")
 	return s
+}
+
+// standNix is the Nix of a test's host: half of the tests have the newer one, always
+// the same half, unless NXTEST_STAND_NIX says that all have the "old" or the "new" one.
+func standNix(t *testing.T) string {
+	name := fnv.New32a()
+	io.WriteString(name, t.Name())
+	switch all := os.Getenv("NXTEST_STAND_NIX"); {
+	case all == "new", all == "" && name.Sum32()%2 == 1:
+		return os.Getenv("NXTEST_NIX_NEW")
+	}
+	return ""
 }
 
 // system adds a new system, of which no two are the same.
@@ -173,7 +188,7 @@ var faults = []fault{
 	}},
 	{"power cut", func(t *testing.T, s *stand) (bool, func()) {
 		check(t, s.h.Stop(context.Background()))
-		_, err := s.lab.Start(context.Background(), s.h.Name, testhost.Options{})
+		_, err := s.lab.Start(context.Background(), s.h.Name, s.options)
 		check(t, err)
 		return false, nil
 	}},
