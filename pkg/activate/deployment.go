@@ -132,15 +132,11 @@ func (d *deployment) call(ctx context.Context, conn Conn, stdout, stderr io.Writ
 	if err != nil {
 		return 0, err
 	}
-	line = "exec " + line
-	through, ok, err := d.to.Through(words...)
+	through, err := d.to.Through(words...) // without nx-switch the script says who it is
 	if err != nil {
 		return 0, err
 	}
-	if ok { // or who it is says the script
-		line = "[ ! -x " + target.NxSwitch + " ] || " + through + "; " + line
-	}
-	return conn.Run(ctx, line, strings.NewReader(password+stdin), stdout, stderr)
+	return conn.Run(ctx, through+"exec "+line, strings.NewReader(password+stdin), stdout, stderr)
 }
 
 // as is argv as root on the host, and what is to be said first on its stdin.

@@ -18,7 +18,7 @@ type memory []byte
 
 // pack takes what the host has of keys in memory, before it reboots.
 func (d *deployment) pack(ctx context.Context, conn Conn) (memory, error) {
-	if _, through, _ := d.to.Through(); through {
+	if through, _ := d.to.Through(); through != "" {
 		d.log.Warn("keys in memory do not survive the reboot", "hint", "install them with nx-copy keys")
 		return nil, nil
 	}

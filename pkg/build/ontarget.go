@@ -125,21 +125,6 @@ func (t *targets) start(ctx context.Context, r *record.Record, cut <-chan struct
 //go:embed watched.sh
 var watched string
 
-// connect connects to t, or else to the target before it, and returns which it is.
-func (b *Builder) connect(ctx context.Context, log *slog.Logger, t target.Target) (Conn, target.Target, error) {
-	log.Info("connecting", "target", t.Host)
-	conn, err := b.Targets.Dial(ctx, t)
-	if err == nil || t.Previous == nil || ctx.Err() != nil {
-		return conn, t, err
-	}
-	log.Info("connecting", "target", t.Previous.Host, "previous", true, "error", err)
-	conn, before := b.Targets.Dial(ctx, *t.Previous)
-	if before != nil {
-		return nil, t, fmt.Errorf("%w; and as it was reached before: %w", err, before)
-	}
-	return conn, *t.Previous, nil
-}
-
 // there has the host build its system: its derivation goes there with all it
 // needs, and the host's Nix fetches from the host's caches what they have and
 // builds the rest. The protocol by which the derivation goes could build it as
@@ -159,7 +144,7 @@ func (b *Builder) there(ctx context.Context, r *record.Record) error {
 		return err
 	}
 	log := b.Log.With("host", r.Name())
-	conn, t, err := b.connect(ctx, log, t)
+	conn, t, err := target.Reach(ctx, log, t, b.Targets.Dial)
 	if err != nil {
 		return err
 	}

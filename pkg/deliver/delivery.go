@@ -70,19 +70,9 @@ func (d *delivery) deliver(ctx context.Context) error {
 
 // connect connects to the target, or else to the one before it.
 func (d *delivery) connect(ctx context.Context) (Conn, error) {
-	d.log.Info("connecting", "target", d.target.Host)
-	conn, err := d.Dial(ctx, d.target)
-	if err == nil || d.target.Previous == nil || ctx.Err() != nil {
-		return conn, err
-	}
-	previous := *d.target.Previous
-	d.log.Info("connecting", "target", previous.Host, "previous", true, "error", err)
-	conn, before := d.Dial(ctx, previous)
-	if before != nil {
-		return nil, fmt.Errorf("%w; and as it was reached before: %w", err, before)
-	}
-	d.target = previous
-	return conn, nil
+	conn, reached, err := target.Reach(ctx, d.log, d.target, d.Dial)
+	d.target = reached
+	return conn, err
 }
 
 // again connects after a connection was lost, until it succeeds or no object has

@@ -72,15 +72,11 @@ func asRoot(conn Conn, t target.Target, moved func(), verb string, system store.
 		if err != nil {
 			return 0, err
 		}
-		line = "exec " + line
-		through, ok, err := t.Through(verb, string(system))
+		through, err := t.Through(verb, string(system))
 		if err != nil {
 			return 0, err
 		}
-		if ok {
-			line = "[ ! -x " + target.NxSwitch + " ] || " + through + "; " + line
-		}
-		return conn.Run(ctx, line, &movingReader{stdin, moved}, &movingWriter{stdout, moved}, stderr)
+		return conn.Run(ctx, through+"exec "+line, &movingReader{stdin, moved}, &movingWriter{stdout, moved}, stderr)
 	}
 }
 

@@ -4,8 +4,10 @@
 package target
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 )
 
@@ -73,22 +75,38 @@ func (t Target) As(argv ...string) []string {
 	return append(append([]string(nil), t.Sudo...), argv...)
 }
 
-// Through is a line of shell that does as root what words say where t logs in as
-// another user and has no sudo: by the host's nx-switch, which one rule of sudo lets
-// that user start, where the host has it at [NxSwitch]. ok is false when t has other
-// means.
-func (t Target) Through(words ...string) (line string, ok bool, err error) {
+// Through is the beginning of a line of shell, where t logs in as another user and has
+// no sudo: it does as root what words say, by the host's nx-switch, which one rule of
+// sudo lets that user start, and what follows it is for hosts without. It is "" when t
+// has other means.
+func (t Target) Through(words ...string) (string, error) {
 	if t.Login() == DefaultUser || len(t.Sudo) > 0 {
-		return "", false, nil
+		return "", nil
 	}
-	line, err = Quote(append([]string{"sudo", "-n", NxSwitch, SwitchProtocol}, words...)...)
-	return "exec " + line, true, err
+	line, err := Quote(append([]string{"sudo", "-n", nxSwitch, SwitchProtocol}, words...)...)
+	return "[ ! -x " + nxSwitch + " ] || exec " + line + "; ", err
 }
 
-// NxSwitch is where a host has the door for users who are not root, and SwitchProtocol
+// Reach calls dial for t, and else for the target before it, and returns the one that
+// it reached. It logs connecting, with target, before each.
+func Reach[C any](ctx context.Context, log *slog.Logger, t Target, dial func(context.Context, Target) (C, error)) (C, Target, error) {
+	log.Info("connecting", "target", t.Host)
+	conn, err := dial(ctx, t)
+	if err == nil || t.Previous == nil || ctx.Err() != nil {
+		return conn, t, err
+	}
+	log.Info("connecting", "target", t.Previous.Host, "previous", true, "error", err)
+	conn, before := dial(ctx, *t.Previous)
+	if before != nil {
+		return conn, t, fmt.Errorf("%w; and as it was reached before: %w", err, before)
+	}
+	return conn, *t.Previous, nil
+}
+
+// nxSwitch is where a host has the door for users who are not root, and SwitchProtocol
 // what it speaks.
 const (
-	NxSwitch       = "/run/current-system/sw/bin/nx-switch"
+	nxSwitch       = "/run/current-system/sw/bin/nx-switch"
 	SwitchProtocol = "1"
 )
 
