@@ -70,6 +70,9 @@ func (c *commands) reader(ctx context.Context, p *cli.Process, s *stream.Stream)
 		if err != nil {
 			return nil, done, err
 		}
+		if err := network.Seal(filepath.Join(p.Root, ".nx")); err != nil {
+			return nil, done, err
+		}
 		e := &eval.Evaluator{Network: &network.Network{Files: c.File, Format: c.Format, OverrideInputs: c.OverrideInput, Args: c.NixArgs(), Name: c.Name, UUID: remembered.UUID(),
 			Nix: &nixcmd.Nix{Log: p.Log}, Log: p.Log}}
 		texts := e.Texts(ctx, p.Chooses)
