@@ -47,11 +47,11 @@ type commands struct {
 }
 
 // network is the network that the flags describe, and Nix.
-func (c *commands) network(p *cli.Process) (*network.Network, *nixcmd.Nix, error) {
+func (c *commands) network(ctx context.Context, p *cli.Process) (*network.Network, *nixcmd.Nix, error) {
 	if err := c.Network.Check(); err != nil {
 		return nil, nil, err
 	}
-	remembered, err := state.Read(filepath.Join(p.Root, state.Path))
+	remembered, err := state.Read(ctx, filepath.Join(p.Root, state.Path), state.Options{})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -93,7 +93,7 @@ type evaluate struct {
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *evaluate) Run(ctx context.Context, p *cli.Process, flags *commands) error {
-	n, nix, err := flags.network(p)
+	n, nix, err := flags.network(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -194,7 +194,7 @@ type list struct {
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *list) Run(ctx context.Context, p *cli.Process, flags *commands) error {
-	n, _, err := flags.network(p)
+	n, _, err := flags.network(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -236,7 +236,7 @@ type query struct {
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *query) Run(ctx context.Context, p *cli.Process, flags *commands) error {
-	n, _, err := flags.network(p)
+	n, _, err := flags.network(ctx, p)
 	if err != nil {
 		return err
 	}

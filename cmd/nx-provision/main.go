@@ -88,7 +88,7 @@ func (c *report) run(ctx context.Context, p *cli.Process, flags *commands, verb 
 	if flags.Output != "" && !c.JSON {
 		return &cli.UsageError{Err: errors.New("--output: it takes records, and this is a table"), HintMsg: "add --json"}
 	}
-	st, err := state.Read(statePath(p))
+	st, err := state.Read(ctx, statePath(p), state.Options{})
 	if err != nil {
 		return err
 	}
@@ -185,9 +185,9 @@ func openState(ctx context.Context, p *cli.Process) (*state.State, error) {
 	if err := network.Seal(filepath.Join(p.Root, ".nx")); err != nil {
 		return nil, err
 	}
-	return state.Open(ctx, statePath(p), func() {
-		p.Log.Warn("waiting for another nx-provision, which has the state", "hint", "it is locked by "+statePath(p)+".lock")
-	})
+	return state.Open(ctx, statePath(p), state.Options{Wait: func(h state.Holder) {
+		p.Log.Warn("waiting for another nx-provision, which has the state: "+h.String(), "hint", "it is locked by "+statePath(p)+".lock")
+	}})
 }
 
 // printTable writes what people want to know of hosts at a glance.

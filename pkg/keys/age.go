@@ -52,46 +52,57 @@ func parseIdentities(text []byte) ([]age.Identity, error) {
 // ParseRecipients reads for whom to encrypt: recipients of age, ssh public keys, or
 // files that have such, one a line.
 func ParseRecipients(words []string) ([]age.Recipient, error) {
+	lines, err := recipientLines(words)
+	if err != nil {
+		return nil, err
+	}
+	return parseLines(lines)
+}
+
+func parseLines(lines []string) ([]age.Recipient, error) {
 	var all []age.Recipient
-	for _, word := range words {
-		found, err := parseRecipients(word)
+	for _, line := range lines {
+		r, err := parseRecipient(line)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, found...)
+		all = append(all, r)
 	}
 	return all, nil
 }
 
-func parseRecipients(word string) ([]age.Recipient, error) {
-	if strings.HasPrefix(word, "AGE-SECRET-KEY-") {
-		return nil, errors.New("read recipient: it is a secret key, which is for --age-identity")
-	}
-	if isRecipient(word) {
-		r, err := parseRecipient(word)
-		return []age.Recipient{r}, err
-	}
-	text, err := os.ReadFile(word)
-	if err != nil {
-		return nil, fmt.Errorf("read recipient %s: it is neither age1…, an ssh public key nor a file: %w", word, bare(err))
-	}
-	var all []age.Recipient
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' {
+// recipientLines returns words with files replaced by the recipients in them.
+func recipientLines(words []string) ([]string, error) {
+	var all []string
+	for _, word := range words {
+		if strings.HasPrefix(word, "AGE-SECRET-KEY-") {
+			return nil, errors.New("read recipient: it is a secret key, which is for --age-identity")
+		}
+		if isRecipient(word) {
+			all = append(all, word)
 			continue
 		}
-		if !isRecipient(line) { // it may be a secret key
-			return nil, fmt.Errorf("read recipient %s: it has a line that is neither age1… nor an ssh public key", word)
-		}
-		r, err := parseRecipient(line)
+		text, err := os.ReadFile(word)
 		if err != nil {
-			return nil, fmt.Errorf("read recipient %s: %w", word, err)
+			return nil, fmt.Errorf("read recipient %s: it is neither age1…, an ssh public key nor a file: %w", word, bare(err))
 		}
-		all = append(all, r)
-	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("read recipient %s: the file has none", word)
+		before := len(all)
+		for line := range strings.Lines(string(text)) {
+			line = strings.TrimSpace(line)
+			if line == "" || line[0] == '#' {
+				continue
+			}
+			if !isRecipient(line) { // it may be a secret key
+				return nil, fmt.Errorf("read recipient %s: it has a line that is neither age1… nor an ssh public key", word)
+			}
+			if _, err := parseRecipient(line); err != nil {
+				return nil, fmt.Errorf("read recipient %s: %w", word, err)
+			}
+			all = append(all, line)
+		}
+		if len(all) == before {
+			return nil, fmt.Errorf("read recipient %s: the file has none", word)
+		}
 	}
 	return all, nil
 }

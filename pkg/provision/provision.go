@@ -174,10 +174,10 @@ func (p *Provisioner) Apply(ctx context.Context, r *record.Record) error {
 		if err != nil {
 			return fmt.Errorf("remember machine %s: %w", m.Name, err)
 		}
-		entry.Facts, entry.Tags = raw, sorted(m.Tags)
+		entry.Outputs, entry.Tags = raw, sorted(m.Tags)
 		return p.State.Put(entry)
 	}
-	host, err := provider.Ensure(ctx, m, entry.Facts, remember)
+	host, err := provider.Ensure(ctx, m, entry.Outputs, remember)
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ func (p *Provisioner) Check(ctx context.Context, r *record.Record) error {
 		return err
 	}
 	p.log().Info("checking", "host", m.Name, "provider", entry.Provider)
-	host, err := provider.Check(ctx, m, entry.Facts)
+	host, err := provider.Check(ctx, m, entry.Outputs)
 	if host.State == "" {
 		return err
 	}
@@ -222,7 +222,7 @@ func (p *Provisioner) Show(_ context.Context, r *record.Record) error {
 	if err != nil {
 		return err
 	}
-	host, err := provider.Describe(m, entry.Facts)
+	host, err := provider.Describe(m, entry.Outputs)
 	if err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (p *Provisioner) Destroy(ctx context.Context, r *record.Record) error {
 			return err
 		}
 		p.log().Info("destroying", "host", entry.Name, "provider", entry.Provider)
-		if err := provider.Destroy(ctx, entry.Name, entry.Facts); err != nil {
+		if err := provider.Destroy(ctx, entry.Name, entry.Outputs); err != nil {
 			return err
 		}
 		if err := p.State.Delete(state.Machines, entry.Name); err != nil {

@@ -20,7 +20,7 @@ import (
 // deployment is a provisioner of one folder, as nx-provision makes it.
 func deployment(t *testing.T, root string, machines ...provision.Machine) *provision.Provisioner {
 	t.Helper()
-	s, err := state.Open(t.Context(), filepath.Join(root, state.Path), func() { t.Error("the state is locked") })
+	s, err := state.Open(t.Context(), filepath.Join(root, state.Path), state.Options{Wait: func(state.Holder) { t.Error("the state is locked") }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +83,7 @@ func TestExistingHosts(t *testing.T) {
 	if got != want {
 		t.Errorf("apply writes\n%s\nwant\n%s", got, want)
 	}
-	if s := must[*state.State](t)(state.Read(filepath.Join(root, state.Path))); s.UUID() != "" {
+	if s := must[*state.State](t)(state.Read(t.Context(), filepath.Join(root, state.Path), state.Options{})); s.UUID() != "" {
 		t.Errorf("hosts that exist already were remembered: %v", s.Entries(state.Machines))
 	}
 	p.Machines = p.Machines[:1]
@@ -100,10 +100,10 @@ func TestExistingHosts(t *testing.T) {
 func TestStateAndNetworkDiffer(t *testing.T) {
 	p := deployment(t, t.TempDir(), machine("web1", `{"targetEnv":"none"}`), machine("web2", `{}`))
 	for _, e := range []state.Entry{
-		{Type: state.Machines, Name: "gone", Provider: "sandbox", Tags: []string{"old"}, Facts: json.RawMessage(`{"address":"10.231.4.2","hostKey":"ssh-ed25519 AAAA"}`)},
-		{Type: state.Machines, Name: "half", Provider: "sandbox", Facts: json.RawMessage(`{}`)},
+		{Type: state.Machines, Name: "gone", Provider: "sandbox", Tags: []string{"old"}, Outputs: json.RawMessage(`{"address":"10.231.4.2","hostKey":"ssh-ed25519 AAAA"}`)},
+		{Type: state.Machines, Name: "half", Provider: "sandbox", Outputs: json.RawMessage(`{}`)},
 		{Type: state.Machines, Name: "lost", Provider: "ec2"},
-		{Type: state.Machines, Name: "web1", Provider: "sandbox", Facts: json.RawMessage(`{}`)},
+		{Type: state.Machines, Name: "web1", Provider: "sandbox", Outputs: json.RawMessage(`{}`)},
 	} {
 		if err := p.State.Put(e); err != nil {
 			t.Fatal(err)
@@ -147,7 +147,7 @@ func TestMemoryFails(t *testing.T) {
 	testhost.Need(t, "root")
 	root := t.TempDir()
 	p := deployment(t, root, machine("web1", `{"targetEnv":"sandbox"}`))
-	s, err := state.Read(filepath.Join(root, state.Path))
+	s, err := state.Read(t.Context(), filepath.Join(root, state.Path), state.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

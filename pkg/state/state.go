@@ -1,170 +1,245 @@
 // Package state is what provisioning must remember: which deployment this is and
-// which machines and resources it has made, with each provider's own facts about
-// them. It is one JSON file, .nx/state.json, with sorted keys and no absolute path
-// in it:
+// which machines and resources it has made or is making. It is one JSON text, in a
+// file, .nx/state.json, or in an S3 bucket:
 //
 //	{
-//	  "version": 1,
+//	  "version": 2,
 //	  "uuid": "0e9dd6b1-…",
 //	  "name": "shop",
+//	  "recipients": ["age1…"],
 //	  "resources": {
 //	    "machines": {
-//	      "web1": {"provider": "sandbox", "tags": ["web"], "facts": {"address": "10.231.4.2", …}}
+//	      "web1": {
+//	        "provider": "digitalOcean",
+//	        "tags": ["web"],
+//	        "intent": "create",
+//	        "token": "nx-0e9dd6b1-web1",
+//	        "id": "4711",
+//	        "state": "up",
+//	        "properties": {"region": "ams3", "size": "s-1vcpu-1gb"},
+//	        "outputs": {"publicIPv4": "192.0.2.7"},
+//	        "target": {"host": "192.0.2.7", "hostKeys": ["ssh-ed25519 AAAA…"]},
+//	        "needs": ["sshKeyPairs.admin"],
+//	        "secrets": {"hostKey": {"sealed": "YWdl…"}}
+//	      }
 //	    }
 //	  }
 //	}
 //
-// The package knows neither providers nor what their facts mean. Facts must hold no
-// secret. A network that provisions nothing needs no state and has none.
+// The names of types, of entries and of what is in their objects are sorted; empty
+// members are left out. There is no absolute path in it, and no secret but under
+// "secrets": there it is sealed for the recipients, {"sealed": age's bytes in base64}.
+// Without recipients it is a text in the clear, and only the file's owner may read it.
+//
+// The package knows neither providers nor what their objects mean, and the encryption
+// only as a [Sealer]. A network that provisions nothing needs no state and has none.
+// README.md is for who operates it.
 package state
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/gofrs/flock"
-	"github.com/google/renameio/v2"
 )
 
-// Path is where the state is below a tool's --root.
+// Path is where the state is below a tool's --root, unless it is elsewhere.
 const Path = ".nx/state.json"
 
-// Version of the file's format. Every added or changed member raises it, since an
-// older nx would drop what it does not know when it writes.
-const Version = 1
+// Options are how a state is opened. All may be left out.
+type Options struct {
+	// Sealer seals and opens secrets.
+	Sealer Sealer
 
-// Machines is the type of the entries that are machines; all others are resources.
-const Machines = "machines"
+	// Wait is told once who has the state when Open must wait for it.
+	Wait func(Holder)
+}
 
 // A State is a deployment's memory. Its methods may be called concurrently.
 type State struct {
-	path string
-	lock *flock.Flock // nil when it was read only
+	sealer  Sealer
+	storage storage
+	version string // of what was read or written last; the writer's
+
+	writers sync.WaitGroup // the goroutine that writes
 
 	mu      sync.Mutex
-	content content
+	locked  bool // it may be changed
+	name    string
+	content content // as it is stored
+	writing bool    // there is a writer, which takes what is queued
+	queue   []*change
 }
 
-// An Entry is what is remembered of one machine or resource.
-type Entry struct {
-	Type     string          `json:"-"` // [Machines] or a resource's type, such as "sshKeyPairs"
-	Name     string          `json:"-"`
-	Provider string          `json:"provider"` // "sandbox"
-	Tags     []string        `json:"tags,omitempty"`
-	Facts    json.RawMessage `json:"facts,omitempty"` // the provider's own; an object
+// A change is part of one write of the state.
+type change struct {
+	apply func(*content) (changed bool, err error) // leaves the content alone when it has an error
+	done  chan error
 }
 
-// content is the file.
-type content struct {
-	Version   int                         `json:"version"`
-	UUID      string                      `json:"uuid"`
-	Name      string                      `json:"name"`
-	Resources map[string]map[string]Entry `json:"resources"`
-}
-
-// Read returns the state in file as it is now, not to be changed. When there is no
-// file it is empty, with no UUID.
-func Read(file string) (*State, error) {
-	s := &State{path: file}
-	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		s.content = content{Version: Version, Resources: map[string]map[string]Entry{}}
-		return s, nil
+// Read returns the state at location as it is now, not to be changed. A location is a
+// file or s3://BUCKET/KEY, as README.md says. Where nothing is, the state is empty,
+// with no UUID.
+func Read(ctx context.Context, location string, o Options) (*State, error) {
+	s := &State{sealer: o.Sealer}
+	var err error
+	if s.storage, err = at(ctx, location); err == nil {
+		err = s.load(ctx, false)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("read state: %w", err)
-	}
-	if s.content, err = parse(b); err != nil {
-		return nil, &readError{file, err}
+		return nil, fmt.Errorf("read state %s: %w", location, err)
 	}
 	return s, nil
 }
 
-// A readError is why a state that is there cannot be used.
-type readError struct {
-	file string
-	err  error
-}
-
-func (e *readError) Error() string { return fmt.Sprintf("read state %s: %v", e.file, e.err) }
-
-func (e *readError) Unwrap() error { return e.err }
-
-// Hint says what to do about it. To remove the file is no advice: what it
-// remembers would be made again beside what is there.
-func (e *readError) Hint() string {
-	return "it was left as it is, and nothing was done: put back a copy of it; only it knows what nx-provision made"
-}
-
-// Open returns the state in file to be changed, and keeps others from changing it
-// until [State.Close] or the end of the process. When another process has it, wait
-// is called once, then Open waits. A new state has a new UUID; it gets its file with
-// the first [State.Put].
-func Open(ctx context.Context, file string, wait func()) (*State, error) {
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-		return nil, fmt.Errorf("open state: %w", err)
+// Open returns the state at location to be changed, and keeps others from changing it
+// until [State.Close]; the lock of a file ends with the process at the latest. A new
+// state has a new UUID; it is written with the first change.
+//
+// When the sealer names other recipients than the state has, or the state has secrets
+// in the clear and may have them sealed, they are sealed and written at once. To give
+// them to other recipients needs an identity that opens them.
+func Open(ctx context.Context, location string, o Options) (*State, error) {
+	s := &State{sealer: o.Sealer}
+	var err error
+	if s.storage, err = at(ctx, location); err != nil {
+		return nil, fmt.Errorf("open state %s: %w", location, err)
 	}
-	lock := flock.New(file+".lock", flock.SetPermissions(0o600))
-	locked, err := lock.TryLock()
-	if err == nil && !locked {
-		wait()
-		if _, err = lock.TryLockContext(ctx, 50*time.Millisecond); ctx.Err() != nil {
-			err = context.Cause(ctx)
-		}
+	wait := o.Wait
+	if wait == nil {
+		wait = func(Holder) {}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("lock state %s: %w", file, err)
+	if err := s.storage.lock(ctx, wait); err != nil {
+		return nil, fmt.Errorf("lock state %s: %w", location, err)
 	}
-	s, err := Read(file)
-	if err != nil {
-		return nil, errors.Join(err, lock.Unlock())
+	s.locked = true
+	if err := s.load(ctx, true); err != nil {
+		return nil, errors.Join(fmt.Errorf("read state %s: %w", location, err), s.Close())
 	}
-	s.lock = lock
 	if s.content.UUID == "" {
 		s.content.UUID = newUUID()
 	}
+	if err := s.reseal(); err != nil {
+		return nil, errors.Join(fmt.Errorf("seal secrets of state %s: %w", location, err), s.Close())
+	}
 	return s, nil
 }
 
-// Close lets others change the state.
-func (s *State) Close() error {
-	if s.lock == nil {
+// Unlock ends the lock that another has on the state in a bucket, and returns who it
+// was. Whoever it was cannot change the state any longer.
+func Unlock(ctx context.Context, location string) (Holder, error) {
+	storage, err := at(ctx, location)
+	var h Holder
+	if err == nil {
+		h, err = storage.force(ctx)
+	}
+	if err != nil {
+		return Holder{}, fmt.Errorf("unlock state %s: %w", location, err)
+	}
+	return h, nil
+}
+
+// load reads what is stored.
+func (s *State) load(ctx context.Context, change bool) error {
+	o, err := s.storage.get(ctx)
+	if err != nil {
+		return err
+	}
+	if o.version == "" {
+		s.content = content{Resources: map[string]map[string]Entry{}}
 		return nil
 	}
-	if err := s.lock.Unlock(); err != nil {
-		return fmt.Errorf("unlock state %s: %w", s.path, err)
+	c, err := parse(o.data)
+	if err != nil {
+		return &unusable{err}
+	}
+	sealing := change && len(recipients(s.sealer, c.Recipients)) > 0
+	if o.exposed != nil && c.clear() && !sealing {
+		return o.exposed
+	}
+	s.version, s.content, s.name = o.version, c, c.Name
+	return nil
+}
+
+// An unusable state is there and cannot be understood.
+type unusable struct{ err error }
+
+func (e *unusable) Error() string { return e.err.Error() }
+func (e *unusable) Unwrap() error { return e.err }
+
+// Hint says what to do about it. To remove the state is no advice: what it remembers
+// would be made again beside what is there.
+func (e *unusable) Hint() string {
+	var newer *hinted
+	if errors.As(e.err, &newer) {
+		return newer.hint
+	}
+	return "it was left as it is, and nothing was done: put back a copy of it; only it knows what nx-provision made"
+}
+
+// reseal writes the state unless its secrets are sealed for whom they should be.
+func (s *State) reseal() error {
+	to := recipients(s.sealer, s.content.Recipients)
+	changed := !slices.Equal(to, s.content.Recipients)
+	s.content.Recipients = to
+	if len(s.content.entries()) == 0 || !changed && (len(to) == 0 || !s.content.clear()) {
+		return nil
+	}
+	return s.change(func(c *content) (bool, error) {
+		for typ, entries := range c.Resources {
+			for name, e := range entries {
+				sealed, err := s.sealAll(e.Secrets, nil, to)
+				if err != nil {
+					return false, fmt.Errorf("%s %s: %w", typ, name, err)
+				}
+				e.Secrets = sealed
+				entries[name] = e
+			}
+		}
+		return true, nil
+	})
+}
+
+// Close lets others change the state, once what is being written is.
+func (s *State) Close() error {
+	s.mu.Lock()
+	was := s.locked
+	s.locked = false
+	s.mu.Unlock()
+	s.writers.Wait()
+	if !was {
+		return nil
+	}
+	if err := s.storage.unlock(context.Background()); err != nil {
+		return fmt.Errorf("unlock state %s: %w", s.storage, err)
 	}
 	return nil
 }
 
 // UUID identifies the deployment, "" when there is no state yet: a random UUID
 // (RFC 9562, version 4).
-func (s *State) UUID() string { return s.content.UUID }
+func (s *State) UUID() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.content.UUID
+}
 
 // Name returns the deployment's name as of the last change, "" when there was none.
 func (s *State) Name() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.content.Name
+	return s.name
 }
 
 // SetName names the deployment. It is written with the next change.
 func (s *State) SetName(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.content.Name = name
+	s.name = name
 }
 
 // Get returns what is remembered of one machine or resource.
@@ -172,162 +247,184 @@ func (s *State) Get(typ, name string) (Entry, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.content.Resources[typ][name]
-	return e, ok
+	return e.clone(), ok
 }
 
 // Entries returns all of one type, in the order of their names.
 func (s *State) Entries(typ string) []Entry {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var list []Entry
-	for _, e := range s.content.Resources[typ] {
-		list = append(list, e)
-	}
-	slices.SortFunc(list, func(a, b Entry) int { return cmp.Compare(a.Name, b.Name) })
-	return list
+	all := s.All()
+	return slices.DeleteFunc(all, func(e Entry) bool { return e.Type != typ })
 }
 
-// Put remembers e in place of what was there. When it returns nil, e is on the disk
-// and survives a crash of this machine.
+// All returns all machines and resources, in the order of their types and names.
+func (s *State) All() []Entry {
+	s.mu.Lock()
+	all := s.content.entries()
+	s.mu.Unlock()
+	for i, e := range all {
+		all[i] = e.clone()
+	}
+	slices.SortFunc(all, func(a, b Entry) int { return cmp.Or(cmp.Compare(a.Type, b.Type), cmp.Compare(a.Name, b.Name)) })
+	return all
+}
+
+// Put remembers e in place of what was there. When it returns nil, e is stored and
+// survives a crash of this machine; when it returns an error, what was there before
+// is what is remembered. Concurrent changes are stored by one write where they can be.
 func (s *State) Put(e Entry) error {
-	if e.Type == "" || e.Name == "" || e.Provider == "" {
-		return fmt.Errorf("remember %s %q of provider %q: an entry needs all three", e.Type, e.Name, e.Provider)
-	}
-	facts, err := compact(e.Facts)
+	fail := func(err error) error { return fmt.Errorf("remember %s %s: %w", e.Type, e.Name, err) }
+	e, err := e.normal()
 	if err != nil {
-		return fmt.Errorf("remember %s %s: %w", e.Type, e.Name, err)
+		return fmt.Errorf("remember %w", err)
 	}
-	e.Facts = facts
-	e.Tags = slices.Clone(e.Tags)
-	return s.change("remember", e.Type, e.Name, func(m map[string]Entry) (changed bool) {
-		old, ok := m[e.Name]
-		m[e.Name] = e
-		return !ok || old.Provider != e.Provider || !slices.Equal(old.Tags, e.Tags) || !bytes.Equal(old.Facts, e.Facts)
-	})
-}
-
-// Delete forgets one machine or resource. When it returns nil, that is on the disk.
-func (s *State) Delete(typ, name string) error {
-	return s.change("forget", typ, name, func(m map[string]Entry) bool {
-		_, ok := m[name]
-		delete(m, name)
-		return ok
-	})
-}
-
-// change lets f edit the entries of one type and writes the file when f says that
-// they changed. What could not be written is not remembered here either.
-func (s *State) change(verb, typ, name string, f func(map[string]Entry) bool) error {
-	if s.lock == nil {
-		return fmt.Errorf("%s %s %s: the state was not opened to be changed", verb, typ, name)
-	}
+	old, _ := s.Get(e.Type, e.Name)
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	old := s.content.Resources
-	next := map[string]map[string]Entry{}
-	for t, entries := range old {
-		next[t] = entries
+	recipients := s.content.Recipients
+	s.mu.Unlock()
+	if e.Secrets, err = s.sealAll(e.Secrets, old.Secrets, recipients); err != nil {
+		return fail(err)
 	}
-	entries := map[string]Entry{}
-	for n, e := range old[typ] {
-		entries[n] = e
-	}
-	if !f(entries) {
-		return nil
-	}
-	if next[typ] = entries; len(entries) == 0 {
-		delete(next, typ)
-	}
-	s.content.Resources = next
-	if err := s.write(); err != nil {
-		s.content.Resources = old
-		return fmt.Errorf("%s %s %s: write state: %w", verb, typ, name, err)
+	err = s.change(func(c *content) (bool, error) {
+		old, ok := c.Resources[e.Type][e.Name]
+		if c.Resources[e.Type] == nil {
+			c.Resources[e.Type] = map[string]Entry{}
+		}
+		c.Resources[e.Type][e.Name] = e
+		return !ok || !same(old, e), nil
+	})
+	if err != nil {
+		return fail(err)
 	}
 	return nil
 }
 
-func (s *State) write() error {
-	b, err := format(s.content)
+// Delete forgets one machine or resource. When it returns nil, that is stored.
+func (s *State) Delete(typ, name string) error {
+	err := s.change(func(c *content) (bool, error) {
+		if _, ok := c.Resources[typ][name]; !ok {
+			return false, nil
+		}
+		c.remove(typ, name)
+		return true, nil
+	})
 	if err != nil {
-		return err
+		return fmt.Errorf("forget %s %s: %w", typ, name, err)
 	}
-	dir := filepath.Dir(s.path)
-	if err := renameio.WriteFile(s.path, b, 0o600, renameio.WithTempDir(dir), renameio.WithStaticPermissions(0o600)); err != nil {
-		return err
-	}
-	// The new name too must survive a crash.
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return nil
 }
 
-func format(c content) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	err := e.Encode(c)
-	return b.Bytes(), err
+// Rename gives one machine or resource another name, also where others need it.
+func (s *State) Rename(typ, old, name string) error {
+	err := s.change(func(c *content) (bool, error) {
+		e, ok := c.Resources[typ][old]
+		_, taken := c.Resources[typ][name]
+		switch {
+		case name == "":
+			return false, errors.New("the new name is empty")
+		case !ok:
+			return false, errors.New("there is none")
+		case old == name:
+			return false, nil
+		case taken:
+			return false, errors.New("there is one of that name")
+		}
+		e.Name = name
+		c.Resources[typ][name] = e
+		c.remove(typ, old)
+		for _, entries := range c.Resources {
+			for n, e := range entries {
+				if i := slices.Index(e.Needs, typ+"."+old); i >= 0 {
+					e.Needs = slices.Clone(e.Needs)
+					e.Needs[i] = typ + "." + name
+					entries[n] = e
+				}
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		return fmt.Errorf("rename %s %s to %s: %w", typ, old, name, err)
+	}
+	return nil
 }
 
-var uuidForm = regexp.MustCompile(`^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
+func (c content) remove(typ, name string) {
+	delete(c.Resources[typ], name)
+	if len(c.Resources[typ]) == 0 {
+		delete(c.Resources, typ)
+	}
+}
 
-// parse reads the file. What it does not understand it refuses: the next write would
-// destroy it.
-func parse(b []byte) (content, error) {
-	var version struct {
-		Version int `json:"version"`
+// change stores the content as apply has changed it, together with what else is
+// queued, and returns when that is done.
+func (s *State) change(apply func(*content) (bool, error)) error {
+	c := &change{apply: apply, done: make(chan error, 1)}
+	s.mu.Lock()
+	if !s.locked {
+		s.mu.Unlock()
+		return errors.New("the state was not opened to be changed")
 	}
-	if err := json.Unmarshal(b, &version); err != nil {
-		return content{}, fmt.Errorf("it is damaged: %w", err)
+	s.queue = append(s.queue, c)
+	if !s.writing {
+		s.writing = true
+		s.writers.Go(s.write)
 	}
-	if version.Version != Version {
-		return content{}, fmt.Errorf("it has version %d, and this nx knows version %d", version.Version, Version)
-	}
-	var c content
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&c); err != nil {
-		return content{}, fmt.Errorf("it is damaged: %w", err)
-	}
-	if !uuidForm.MatchString(c.UUID) {
-		return content{}, fmt.Errorf("it is damaged: uuid %q is none", c.UUID)
-	}
-	if c.Resources == nil {
-		c.Resources = map[string]map[string]Entry{}
-	}
-	for typ, entries := range c.Resources {
-		for name, e := range entries {
-			if typ == "" || name == "" || e.Provider == "" {
-				return content{}, fmt.Errorf("it is damaged: %s %q has no type, name or provider", typ, name)
+	s.mu.Unlock()
+	return <-c.done
+}
+
+// write stores what is queued, what comes in the meantime by the next write, until
+// nothing is.
+func (s *State) write() {
+	for {
+		s.mu.Lock()
+		batch := s.queue
+		s.queue = nil
+		s.writing = len(batch) > 0
+		next := s.content.clone()
+		next.Name = s.name
+		s.mu.Unlock()
+		if len(batch) == 0 {
+			return
+		}
+		changed := false
+		errs := make([]error, len(batch))
+		for i, c := range batch {
+			did, err := c.apply(&next)
+			changed, errs[i] = changed || did, err
+		}
+		var err error
+		if changed {
+			if err = s.store(next); err == nil {
+				s.mu.Lock()
+				s.content = next
+				s.mu.Unlock()
 			}
-			facts, err := compact(e.Facts)
-			if err != nil {
-				return content{}, fmt.Errorf("it is damaged: %s %s: %w", typ, name, err)
-			}
-			e.Type, e.Name, e.Facts = typ, name, facts
-			entries[name] = e
+		}
+		for i, c := range batch {
+			c.done <- cmp.Or(errs[i], err)
 		}
 	}
-	return c, nil
 }
 
-// compact gives facts one form, so that equal ones have equal bytes.
-func compact(facts json.RawMessage) (json.RawMessage, error) {
-	if len(facts) == 0 {
-		return nil, nil
+// storing is how long one write may take, all tries of it.
+const storing = time.Minute
+
+// store writes next in place of what was stored last. It does not end when the tool is
+// told to: what was just made would be forgotten.
+func (s *State) store(next content) error {
+	b, err := format(next)
+	if err != nil {
+		return err
 	}
-	var b bytes.Buffer
-	if err := json.Compact(&b, facts); err != nil {
-		return nil, fmt.Errorf("facts %q: %w", facts, err)
+	ctx, cancel := context.WithTimeout(context.Background(), storing)
+	defer cancel()
+	version, err := s.storage.put(ctx, b, s.version, next.clear())
+	if err != nil {
+		return fmt.Errorf("write state %s: %w", s.storage, err)
 	}
-	if b.Bytes()[0] != '{' {
-		return nil, fmt.Errorf("facts %q are no object", facts)
-	}
-	return b.Bytes(), nil
+	s.version = version
+	return nil
 }
 
 func newUUID() string {

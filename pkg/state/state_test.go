@@ -2,6 +2,7 @@ package state
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,13 +15,14 @@ import (
 	"testing"
 )
 
-func never(t *testing.T) func() {
-	return func() { t.Error("Open waits for a lock that nobody has") }
+// free are options for a state that nobody else has.
+func free(t *testing.T) Options {
+	return Options{Wait: func(h Holder) { t.Errorf("Open waits for %s, and nobody else is there", h) }}
 }
 
 func open(t *testing.T, file string) *State {
 	t.Helper()
-	s, err := Open(t.Context(), file, never(t))
+	s, err := Open(t.Context(), file, free(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +32,7 @@ func open(t *testing.T, file string) *State {
 
 func TestState(t *testing.T) {
 	file := filepath.Join(t.TempDir(), Path)
-	empty, err := Read(file)
+	empty, err := Read(t.Context(), file, Options{})
 	if err != nil || empty.UUID() != "" || len(empty.Entries(Machines)) != 0 {
 		t.Fatalf("Read without a file: %+v, %v", empty, err)
 	}
@@ -44,9 +46,9 @@ func TestState(t *testing.T) {
 	s.SetName("shop")
 	for _, e := range []Entry{
 		{Type: Machines, Name: "web", Provider: "sandbox", Tags: []string{"a", "b"}},
-		{Type: "sshKeyPairs", Name: "web", Provider: "sshKeyPairs", Facts: json.RawMessage(`{ "b": "<&>",
+		{Type: "sshKeyPairs", Name: "web", Provider: "sshKeyPairs", Outputs: json.RawMessage(`{ "b": "<&>",
 			"a": 1 }`)},
-		{Type: Machines, Name: "db", Provider: "sandbox", Facts: json.RawMessage(`{"address":"10.0.0.1"}`)},
+		{Type: Machines, Name: "db", Provider: "sandbox", Outputs: json.RawMessage(`{"address":"10.0.0.1"}`)},
 		{Type: Machines, Name: "old", Provider: "sandbox"},
 	} {
 		if err := s.Put(e); err != nil {
@@ -59,14 +61,14 @@ func TestState(t *testing.T) {
 		}
 	}
 	want := fmt.Sprintf(`{
-  "version": 1,
+  "version": 2,
   "uuid": %q,
   "name": "shop",
   "resources": {
     "machines": {
       "db": {
         "provider": "sandbox",
-        "facts": {
+        "outputs": {
           "address": "10.0.0.1"
         }
       },
@@ -81,9 +83,9 @@ func TestState(t *testing.T) {
     "sshKeyPairs": {
       "web": {
         "provider": "sshKeyPairs",
-        "facts": {
-          "b": "<&>",
-          "a": 1
+        "outputs": {
+          "a": 1,
+          "b": "<&>"
         }
       }
     }
@@ -98,7 +100,7 @@ func TestState(t *testing.T) {
 	if err != nil || info.Mode() != 0o600 {
 		t.Errorf("mode %v, %v, want 0600", info.Mode(), err)
 	}
-	again, err := Read(file)
+	again, err := Read(t.Context(), file, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,7 +108,7 @@ func TestState(t *testing.T) {
 		t.Errorf("read again: %s %s, want %s shop", again.UUID(), again.Name(), s.UUID())
 	}
 	e, ok := again.Get("sshKeyPairs", "web")
-	if !ok || e.Type != "sshKeyPairs" || e.Name != "web" || string(e.Facts) != `{"b":"<&>","a":1}` {
+	if !ok || e.Type != "sshKeyPairs" || e.Name != "web" || string(e.Outputs) != `{"a":1,"b":"<&>"}` {
 		t.Errorf("Get = %+v, %v", e, ok)
 	}
 	var names []string
@@ -127,7 +129,7 @@ func TestPutUnchanged(t *testing.T) {
 	s := open(t, file)
 	put := func() os.FileInfo {
 		t.Helper()
-		if err := s.Put(Entry{Type: Machines, Name: "web", Provider: "sandbox", Facts: json.RawMessage(` {"a": 1} `)}); err != nil {
+		if err := s.Put(Entry{Type: Machines, Name: "web", Provider: "sandbox", Outputs: json.RawMessage(` {"a": 1} `)}); err != nil {
 			t.Fatal(err)
 		}
 		info, err := os.Stat(file)
@@ -144,19 +146,30 @@ func TestPutUnchanged(t *testing.T) {
 // A state that cannot be understood is an error, and its bytes stay.
 func TestDamaged(t *testing.T) {
 	const uuid = `"uuid":"00000000-0000-4000-8000-000000000000"`
+	const machine = `{"version":2,` + uuid + `,"recipients":["r"],"resources":{"machines":{"web":`
 	tests := []struct {
-		name, text, wantErr string
+		name, text, wantErr, wantHint string
 	}{
-		{"empty", "", "it is damaged: unexpected end of JSON input"},
-		{"cut", `{"version":1,` + uuid + `,"res`, "it is damaged"},
-		{"something else", `[]`, "it is damaged"},
-		{"trailing bytes", `{"version":1,` + uuid + `} x`, "it is damaged"},
-		{"newer", `{"version":2,"sealed":{}}`, "it has version 2, and this nx knows version 1"},
-		{"no version", `{` + uuid + `}`, "it has version 0"},
-		{"unknown member", `{"version":1,` + uuid + `,"sealed":{}}`, `unknown field "sealed"`},
-		{"no uuid", `{"version":1}`, `uuid "" is none`},
-		{"no provider", `{"version":1,` + uuid + `,"resources":{"machines":{"web":{}}}}`, `machines "web" has no type, name or provider`},
-		{"facts", `{"version":1,` + uuid + `,"resources":{"machines":{"web":{"provider":"sandbox","facts":[]}}}}`, `machines web: facts "[]" are no object`},
+		{"empty", "", "it is damaged: unexpected end of JSON input", ""},
+		{"cut", `{"version":2,` + uuid + `,"res`, "it is damaged", ""},
+		{"something else", `[]`, "it is damaged", ""},
+		{"trailing bytes", `{"version":2,` + uuid + `} x`, "it is damaged", ""},
+		{"newer", `{"version":3,"new":{}}`, "it has version 3, and this nx knows version 2", "a newer nx wrote it"},
+		{"no version", `{` + uuid + `}`, "it has version 0", ""},
+		{"unknown member", `{"version":2,` + uuid + `,"sealed":{}}`, `unknown field "sealed"`, ""},
+		{"unknown member of version 1", `{"version":1,` + uuid + `,"recipients":[]}`, `unknown field "recipients"`, ""},
+		{"unknown member of an entry", machine + `{"provider":"p","facts":{}}}}}`, `unknown field "facts"`, ""},
+		{"no uuid", `{"version":2}`, `uuid "" is none`, ""},
+		{"no recipient", `{"version":2,` + uuid + `,"recipients":[""]}`, "a recipient is empty", ""},
+		{"no provider", machine + `{}}}}`, `machines "web" of provider "": an entry needs all three`, ""},
+		{"no object", machine + `{"provider":"p","outputs":[]}}}}`, `machines web: outputs: "[]" is no object`, ""},
+		{"no object in version 1", `{"version":1,` + uuid + `,"resources":{"machines":{"web":{"provider":"sandbox","facts":[]}}}}`, `"[]" is no object`, ""},
+		{"empty secret", machine + `{"provider":"p","secrets":{"key":null}}}}}`, "machines web: secret key is empty", ""},
+		{"nothing sealed", machine + `{"provider":"p","secrets":{"key":{"sealed":""}}}}}}`, "machines web: secret key is empty", ""},
+		{"no base64", machine + `{"provider":"p","secrets":{"key":{"sealed":"?"}}}}}}`, "illegal base64", ""},
+		{"sealed otherwise", machine + `{"provider":"p","secrets":{"key":{"sops":""}}}}}}`, `unknown field "sops"`, ""},
+		{"sealed for nobody", `{"version":2,` + uuid + `,"resources":{"machines":{"web":{"provider":"p","secrets":{"key":{"sealed":"YQ=="}}}}}}`,
+			"machines web: secret key is sealed, and there are no recipients", ""},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -164,17 +177,20 @@ func TestDamaged(t *testing.T) {
 			if err := os.WriteFile(file, []byte(tt.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			var hinted interface{ Hint() string }
-			if _, err := Read(file); !errors.As(err, &hinted) || !strings.Contains(hinted.Hint(), "put back a copy") {
-				t.Errorf("Read: %v, without a hint", err)
-			}
-			if _, err := Read(file); err == nil || !strings.Contains(err.Error(), tt.wantErr) || !strings.HasPrefix(err.Error(), "read state "+file) {
-				t.Errorf("Read: %v, want %q", err, tt.wantErr)
-			}
-			for range 2 { // the first leaves no lock behind
-				if _, err := Open(t.Context(), file, never(t)); err == nil || !strings.Contains(err.Error(), tt.wantErr) {
-					t.Errorf("Open: %v, want %q", err, tt.wantErr)
+			refused := func(what string, err error) {
+				t.Helper()
+				if err == nil || !strings.Contains(err.Error(), tt.wantErr) || !strings.HasPrefix(err.Error(), "read state "+file) {
+					t.Errorf("%s: %v, want %q", what, err, tt.wantErr)
 				}
+				if hint := hintOf(err); !strings.Contains(hint, cmp.Or(tt.wantHint, "put back a copy")) {
+					t.Errorf("%s: hint %q, want %q", what, hint, tt.wantHint)
+				}
+			}
+			_, err := Read(t.Context(), file, Options{})
+			refused("Read", err)
+			for range 2 { // the first leaves no lock behind
+				_, err := Open(t.Context(), file, free(t))
+				refused("Open", err)
 			}
 			if got, err := os.ReadFile(file); err != nil || string(got) != tt.text {
 				t.Errorf("the file is now %q, %v", got, err)
@@ -183,14 +199,23 @@ func TestDamaged(t *testing.T) {
 	}
 }
 
+// hintOf returns what err says to try next, as pkg/cli finds it.
+func hintOf(err error) string {
+	var hinted interface{ Hint() string }
+	if !errors.As(err, &hinted) {
+		return ""
+	}
+	return hinted.Hint()
+}
+
 func TestPutRefuses(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), Path))
 	for _, e := range []Entry{
 		{Type: Machines, Provider: "sandbox"},
 		{Type: Machines, Name: "web"},
 		{Name: "web", Provider: "sandbox"},
-		{Type: Machines, Name: "web", Provider: "sandbox", Facts: json.RawMessage(`{`)},
-		{Type: Machines, Name: "web", Provider: "sandbox", Facts: json.RawMessage(`3`)},
+		{Type: Machines, Name: "web", Provider: "sandbox", Outputs: json.RawMessage(`{`)},
+		{Type: Machines, Name: "web", Provider: "sandbox", Outputs: json.RawMessage(`3`)},
 	} {
 		if err := s.Put(e); err == nil {
 			t.Errorf("Put(%+v) succeeds", e)
@@ -202,10 +227,10 @@ func TestPutRefuses(t *testing.T) {
 func TestLock(t *testing.T) {
 	file := filepath.Join(t.TempDir(), Path)
 	first := open(t, file)
-	waiting := make(chan bool)
+	waiting := make(chan Holder)
 	got := make(chan error)
 	go func() {
-		second, err := Open(context.Background(), file, func() { waiting <- true })
+		second, err := Open(context.Background(), file, Options{Wait: func(h Holder) { waiting <- h }})
 		if err == nil {
 			if second.UUID() != first.UUID() {
 				err = fmt.Errorf("the second has uuid %s, want %s", second.UUID(), first.UUID())
@@ -214,15 +239,19 @@ func TestLock(t *testing.T) {
 		}
 		got <- err
 	}()
-	<-waiting
+	if me := self(); true {
+		if h := <-waiting; h.Owner != me.Owner || h.PID != me.PID || h.ID == me.ID || h.Since.After(me.Since) {
+			t.Errorf("Open waits for %+v, want %s", h, me)
+		}
+	}
 	if err := first.Put(Entry{Type: Machines, Name: "web", Provider: "sandbox"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Read(file); err != nil {
+	if _, err := Read(t.Context(), file, Options{}); err != nil {
 		t.Errorf("reading needs no lock: %v", err)
 	}
 	cancelled, cancel := context.WithCancel(t.Context())
-	if _, err := Open(cancelled, file, cancel); !errors.Is(err, context.Canceled) {
+	if _, err := Open(cancelled, file, Options{Wait: func(Holder) { cancel() }}); !errors.Is(err, context.Canceled) {
 		t.Errorf("Open that is cancelled while it waits: %v", err)
 	}
 	if err := first.Close(); err != nil {
@@ -246,7 +275,7 @@ func TestConcurrentPut(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	again, err := Read(file)
+	again, err := Read(t.Context(), file, Options{})
 	if err != nil || len(again.Entries(Machines)) != 8 {
 		t.Errorf("%d of 8 machines, %v", len(again.Entries(Machines)), err)
 	}
@@ -260,7 +289,7 @@ func TestWriteFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := s.Put(Entry{Type: Machines, Name: "web", Provider: "sandbox"})
-	if err == nil || !strings.HasPrefix(err.Error(), "remember machines web: write state: ") {
+	if err == nil || !strings.HasPrefix(err.Error(), "remember machines web: write state "+filepath.Join(dir, "state.json")+": its lock was taken away") {
 		t.Errorf("Put without a folder: %v", err)
 	}
 	if e, ok := s.Get(Machines, "web"); ok {

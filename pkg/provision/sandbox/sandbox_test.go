@@ -21,7 +21,7 @@ import (
 
 // provisioner is that of a deployment in root with one sandbox machine, web1.
 func provisioner(root string) (*provision.Provisioner, error) {
-	s, err := state.Open(context.Background(), filepath.Join(root, state.Path), func() {})
+	s, err := state.Open(context.Background(), filepath.Join(root, state.Path), state.Options{})
 	if err != nil {
 		return nil, err
 	}
@@ -243,7 +243,7 @@ func TestKilled(t *testing.T) {
 			}
 			key, _ := os.ReadFile(filepath.Join(root, ".nx/sandbox/web1/disk/etc/ssh/ssh_host_ed25519_key.pub"))
 			uuid := ""
-			if s, err := state.Read(filepath.Join(root, state.Path)); err != nil {
+			if s, err := state.Read(t.Context(), filepath.Join(root, state.Path), state.Options{}); err != nil {
 				t.Errorf("the state is damaged: %v", err)
 			} else {
 				uuid = s.UUID()
@@ -257,7 +257,7 @@ func TestKilled(t *testing.T) {
 			if len(key) > 0 && !strings.Contains(line, strings.TrimSpace(string(key))) {
 				t.Errorf("the host is another one: %s, its key was %s", line, key)
 			}
-			if s, err := state.Read(filepath.Join(root, state.Path)); err != nil || uuid != "" && s.UUID() != uuid {
+			if s, err := state.Read(t.Context(), filepath.Join(root, state.Path), state.Options{}); err != nil || uuid != "" && s.UUID() != uuid {
 				t.Errorf("the deployment is another one: %s, was %s (%v)", s.UUID(), uuid, err)
 			}
 			if n := supervisors(t, root); n != 1 {
