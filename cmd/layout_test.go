@@ -30,7 +30,9 @@ var imports = map[string][]string{
 	"pkg/remote":   {"pkg/target"},
 	"pkg/trace":    {},
 
-	"pkg/provision":         {"pkg/record", "pkg/target", "pkg/state"},
+	"pkg/provision":         {"pkg/record", "pkg/target", "pkg/state", "pkg/network"},
+	"pkg/provision/command": {"pkg/provision"},
+	"pkg/provision/keypair": {"pkg/provision"},
 	"pkg/provision/none":    {"pkg/provision", "pkg/target"},
 	"pkg/provision/sandbox": {"pkg/provision", "pkg/target", "pkg/testhost"},
 	"pkg/eval":              {"pkg/record", "pkg/store", "pkg/network", "pkg/inputs"},

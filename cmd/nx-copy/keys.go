@@ -66,7 +66,7 @@ func (c *commands) reader(ctx context.Context, p *cli.Process, s *stream.Stream)
 			return b.Of(host)
 		}
 	case len(c.File) > 0:
-		remembered, err := state.Read(ctx, filepath.Join(p.Root, state.Path), state.Options{})
+		remembered, err := state.Read(ctx, c.StateAt(p.Root, state.Path), state.Options{})
 		if err != nil {
 			return nil, done, err
 		}

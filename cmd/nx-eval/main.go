@@ -51,7 +51,7 @@ func (c *commands) network(ctx context.Context, p *cli.Process) (*network.Networ
 	if err := c.Network.Check(); err != nil {
 		return nil, nil, err
 	}
-	remembered, err := state.Read(ctx, filepath.Join(p.Root, state.Path), state.Options{})
+	remembered, err := state.Read(ctx, c.StateAt(p.Root, state.Path), state.Options{})
 	if err != nil {
 		return nil, nil, err
 	}

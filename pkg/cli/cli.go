@@ -25,9 +25,14 @@ import (
 
 // Exit statuses; 128+n is signal n.
 const (
-	statusHosts = 1 // the stream is whole, but hosts in it failed
-	statusUsage = 2 // usage, bad or cut input, or the tool as a whole failed
+	statusHosts   = 1 // the stream is whole, but hosts in it failed
+	statusUsage   = 2 // usage, bad or cut input, or the tool as a whole failed
+	statusPending = 3 // with plan --exit-code: changes are pending
 )
+
+// ErrPending is what a command returns that was asked to say by its status that
+// something is to be done.
+var ErrPending = errors.New("changes are pending")
 
 // version is set by the linker: -X nx/pkg/cli.version=v1.2.3.
 var version string
@@ -311,6 +316,8 @@ func (p *Process) status(err error, sig syscall.Signal) int {
 		return 128 + int(sig)
 	case err == nil:
 		return 0
+	case errors.Is(err, ErrPending):
+		return statusPending
 	case errors.As(err, &hosts):
 		p.Log.Error(hosts.Error())
 		return statusHosts

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"path/filepath"
 
 	"github.com/alecthomas/kong"
 )
@@ -16,6 +17,7 @@ type Network struct {
 	Option        pairs    `placeholder:"NAME VALUE" help:"Set an option of Nix."`
 	Format        string   `name:"network-format" enum:",nixops,morph,colmena,nixus,flake" default:"" placeholder:"FORMAT" help:"Which tool the files are written for: nixops, morph, colmena, nixus, or flake for a flake's nixosConfigurations (default: what they show)."`
 	OverrideInput pairs    `placeholder:"INPUT FLAKE" help:"Use another flake for an input of the flake."`
+	State         string   `env:"NX_STATE" placeholder:"WHERE" help:"The deployment's state, which nx-provision writes: a file, or s3://BUCKET/KEY (default: .nx/state.json below --root)."`
 	Name          string   `placeholder:"NAME" help:"The deployment's name (default: the name of the folder of the first network file)."`
 }
 
@@ -25,6 +27,15 @@ func (n *Network) Check() error {
 		return &UsageError{Err: errors.New("no network file"), HintMsg: "name it with -f FILE"}
 	}
 	return nil
+}
+
+// StateAt returns where the deployment's state is: as [Network.State] says, or at
+// usual below --root.
+func (n *Network) StateAt(root, usual string) string {
+	if n.State != "" {
+		return n.State
+	}
+	return filepath.Join(root, usual)
 }
 
 // NixArgs returns the arguments for Nix' commands.

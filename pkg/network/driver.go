@@ -231,7 +231,10 @@ func (s *session) evaluate(ctx context.Context, answer string, items []item, tel
 	if err != nil && !said.empty() {
 		failed := s.failure(&said)
 		if err = failed; answered < len(items) && answer != lightly {
-			s.show(failed, s.logger(items[answered]))
+			// Provisioning asks again when it is known.
+			if _, _, unknown := failed.Unknown(); !unknown || answer == wholly {
+				s.show(failed, s.logger(items[answered]))
+			}
 		}
 	} else if err != nil && last != "" {
 		err = fmt.Errorf("evaluate configuration: %w: %s", err, last)

@@ -40,6 +40,19 @@ func withoutMiddle(s string, n int) string {
 	return head + gap + tail
 }
 
+// Unknown returns the machine, of type "machines", or the resource of which the
+// evaluation needed what is not known yet. Ok is false when it failed for another reason.
+func (e *EvalError) Unknown() (typ, name string, ok bool) {
+	m := noFact.FindStringSubmatch(e.Message)
+	switch {
+	case m == nil:
+		return "", "", false
+	case m[1] != "":
+		return "machines", m[1], true
+	}
+	return m[2], m[3], true
+}
+
 // Hint says what may help, if anything is known.
 func (e *EvalError) Hint() string {
 	switch {
@@ -56,7 +69,7 @@ func (e *EvalError) Hint() string {
 
 var (
 	noArgument = regexp.MustCompile(`called without required argument '([^']*)'`)
-	noFact     = regexp.MustCompile(`^(?:networking\.privateIPv4 of \S+|resources\.\S+) is not known$`) // nix/addresses.nix, nix/nixops.nix
+	noFact     = regexp.MustCompile(`^(?:networking\.privateIPv[46] of (\S+)|resources\.([^\s.]+)\.(\S+)\.[^\s.]+) is not known$`) // nix/addresses.nix, nix/nixops.nix
 )
 
 // A step is one entry of Nix' trace with what belongs to it.

@@ -1,13 +1,13 @@
-// Package provision turns the machines of a network into hosts: it has each made,
-// found, checked or destroyed by its provider and writes its record.
+// Package provision makes the machines and resources of a network match it: each is
+// made, changed, found, checked or destroyed by its provider, and written as a record.
 //
-// A provider is what deployment.targetEnv names; each has a folder here and one
-// interface, [Provider]. What a machine is and where, only its provider knows; what
-// was made and must not be forgotten is kept in pkg/state.
+// A provider is what a machine's deployment.targetEnv or a resource's type names; each
+// has a folder here and one interface, [Maker]. It asks its cloud and knows nothing
+// else. What is to be done, in what order, and what must not be forgotten meanwhile,
+// is decided here; it is kept in pkg/state. README.md tells the whole way of a machine.
 package provision
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -16,102 +16,51 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 
+	"nx/pkg/network"
 	"nx/pkg/record"
 	"nx/pkg/state"
-	"nx/pkg/target"
 )
 
-// A Machine is what the network says of one.
-type Machine struct {
-	Name       string
-	Deployment json.RawMessage // config.deployment; empty when only the state knows the machine
-	Tags       []string
-	Err        error // why the network could not say it
-}
+// None is the deployment.targetEnv of machines that are there already, and of those
+// whose network does not say.
+const None = "none"
 
-// A Host is a machine as its provider knows it.
-type Host struct {
-	Target target.Target // zero when the machine is missing
-	ID     string        // the provider's name for it
-	State  State         // "" when nobody asked
-
-	PublicIPv4, PublicIPv6, PrivateIPv4 string // "" when it has none or it is not known
-
-	// AuthorizedKeys are the public halves, "ssh-ed25519 AAAA…", of keys that
-	// were generated for root to log in with.
-	AuthorizedKeys []string
-}
-
-// A State is whether a machine is there and reachable.
-type State string
-
-// The states of machines.
-const (
-	Up          State = "up"
-	Stopped     State = "stopped"
-	Unreachable State = "unreachable" // it is there, but does not answer
-	Missing     State = "missing"
-)
-
-// A Provider makes the machines of one deployment.targetEnv. Its methods are called
-// concurrently, for one machine by one at a time.
-//
-// known is what [Provider.Ensure] remembered last of this machine, nil when nothing
-// was ever remembered. A provider that makes nothing remembers nothing.
-type Provider interface {
-	// Ensure brings the machine into being, running and as m says, and returns it.
-	// It calls remember before it asks for anything that would otherwise be lost
-	// when the process dies while asking, and again when more is known; the facts
-	// are an object and hold no secret and no absolute path. Called again after
-	// whatever ended it, with what it remembered last, it finds what it made: it
-	// never makes a second one.
-	Ensure(ctx context.Context, m Machine, known json.RawMessage, remember func(facts any) error) (Host, error)
-
-	// Check asks how the machine is and changes nothing. A machine that is not
-	// there is [Missing], not an error; an error beside a state says why it is so.
-	Check(ctx context.Context, m Machine, known json.RawMessage) (Host, error)
-
-	// Describe returns what can be said of the machine without asking anybody.
-	Describe(m Machine, known json.RawMessage) (Host, error)
-
-	// Destroy removes what Ensure made. What is not there is destroyed already.
-	Destroy(ctx context.Context, name string, known json.RawMessage) error
-}
-
-// A Memory keeps what was made. [state.State] is the one; reading verbs take one
-// that was only read.
-type Memory interface {
-	Get(typ, name string) (state.Entry, bool)
-	Entries(typ string) []state.Entry
-	Put(e state.Entry) error
-	Delete(typ, name string) error
-}
-
-// DefaultProvider is who a machine belongs to whose network does not say.
-const DefaultProvider = "none"
-
-// A Provisioner acts on the machines of one deployment. Its verbs, [Provisioner.Apply],
-// Check, Show and Destroy, each act on one host and fill in its record; which hosts
-// that are, [Provisioner.Wanted], Made and All say.
+// A Provisioner acts on the machines and resources of one deployment.
 type Provisioner struct {
-	Machines  []Machine // the network's; none when there is no network file
-	State     Memory
-	Providers map[string]Provider // by deployment.targetEnv
-	Log       *slog.Logger        // may be nil
+	State     *state.State
+	Machines  map[string]Maker // by deployment.targetEnv
+	Resources map[string]Maker // by type
+	Existing  Existing         // what has the deployment.targetEnv None
+
+	Things []Thing // the network's; none when no network is read
+
+	// Describe asks the network again. It may be nil.
+	Describe func(ctx context.Context, facts network.Facts) ([]Thing, error)
+
+	Dial Dialer // to machines that were made
+	Root string // the tool's --root
+
+	Allow   Allow
+	Recheck bool // ask how all things are, not only those whose change was interrupted
+	Jobs    int  // things at a time
+	Log     *slog.Logger
+
+	mu   sync.Mutex
+	seen map[Ref]state.Entry // what was seen since, of a state that is not to be changed
 }
 
-// Wanted returns a record for each machine of the network: what apply acts on. A
-// machine that the network could not describe has its error already.
+// Wanted returns a record for each machine of the network: what apply acts on.
 func (p *Provisioner) Wanted() ([]*record.Record, error) {
 	var hosts []*record.Record
-	for _, m := range p.Machines {
-		r, err := newHost(m.Name, m.Tags)
+	for _, t := range p.Things {
+		if t.Type != state.Machines {
+			continue
+		}
+		r, err := newHost(t.Name, t.Tags)
 		if err != nil {
 			return nil, err
-		}
-		if m.Err != nil {
-			r.Fail(record.Provision, m.Err)
 		}
 		hosts = append(hosts, r)
 	}
@@ -143,151 +92,568 @@ func (p *Provisioner) All() ([]*record.Record, error) {
 		return nil, err
 	}
 	for _, r := range made {
-		if _, ok := p.machine(r.Name()); !ok {
+		if _, ok := p.thing(Ref{state.Machines, r.Name()}); !ok {
 			wanted = append(wanted, r)
 		}
 	}
 	return wanted, nil
 }
 
-// Obsolete returns the names of the machines that were made and that the network has
-// no longer. Only destroy removes them.
-func (p *Provisioner) Obsolete() []string {
-	var names []string
-	for _, e := range p.State.Entries(state.Machines) {
-		if _, ok := p.machine(e.Name); !ok {
-			names = append(names, e.Name)
+// MadeResources returns the resources of the state.
+func (p *Provisioner) MadeResources() []Ref {
+	var all []Ref
+	for _, e := range p.State.All() {
+		if e.Type != state.Machines {
+			all = append(all, refOf(e))
 		}
 	}
-	return names
+	return all
 }
 
-// Apply has the host made or found, and running.
-func (p *Provisioner) Apply(ctx context.Context, r *record.Record) error {
-	m, provider, entry, err := p.look(r.Name())
-	if err != nil {
+// Apply brings the machines of hosts, and what they need, to what the network wants:
+// in parallel along what they refer to, and again when something is learned that the
+// network looks at, until nothing is. With everything, it makes what no machine needs,
+// too, and takes care of what the network has no longer. It calls emit for each of
+// hosts, and for each resource.
+func (p *Provisioner) Apply(ctx context.Context, hosts []*record.Record, everything bool, emit func(*record.Record)) error {
+	if !p.State.Writable() {
+		return errors.New("apply: the state was not opened to be changed")
+	}
+	records := map[Ref]*record.Record{}
+	for _, r := range hosts {
+		records[Ref{state.Machines, r.Name()}] = r
+	}
+	g := p.newGraph(func(t Thing) bool {
+		return records[t.Ref] != nil || everything && t.Type != state.Machines
+	})
+	if err := p.refresh(ctx, g.watched()); err != nil {
 		return err
 	}
-	p.log().Info("applying", "host", m.Name, "provider", entry.Provider)
-	remember := func(facts any) error {
-		raw, err := json.Marshal(facts)
-		if err != nil {
-			return fmt.Errorf("remember machine %s: %w", m.Name, err)
+	g.work(ctx, p.ensure)
+	for _, ref := range slices.SortedFunc(maps.Keys(g.nodes), compareRefs) {
+		n := g.nodes[ref]
+		r := records[ref]
+		if r == nil {
+			var err error
+			if r, err = record.NewResource(ref.Type, ref.Name); err != nil {
+				return fmt.Errorf("name resource %s: %w", ref, err)
+			}
 		}
-		entry.Outputs, entry.Tags = raw, sorted(m.Tags)
-		return p.State.Put(entry)
+		err := n.err
+		if ferr := p.fill(r, n.thing); err == nil {
+			err = ferr
+		}
+		if err != nil {
+			r.Fail(record.Provision, err)
+		}
+		emit(r)
 	}
-	host, err := provider.Ensure(ctx, m, entry.Outputs, remember)
-	if err != nil {
-		return err
+	if !everything || ctx.Err() != nil {
+		return nil
 	}
-	if err := fill(r, entry.Provider, host); err != nil {
-		return err
+	return p.tidy(ctx, g)
+}
+
+// tidy destroys what the network has no longer, or says that it is there.
+func (p *Provisioner) tidy(ctx context.Context, g *graph) error {
+	obsolete := p.obsolete(g)
+	if p.Allow.KillObsolete {
+		return p.DestroyAll(ctx, obsolete)
 	}
-	p.log().Info("applied", "host", m.Name, "target", host.Target.Host)
+	for _, e := range obsolete {
+		ref := refOf(e)
+		hint := "nx-provision --kill-obsolete destroys all that the network has no longer"
+		if ref.Type == state.Machines {
+			hint = "run nx-provision destroy --on " + e.Name
+		}
+		p.log().Warn("the network has it no longer, and it is still there", append(about(ref), "hint", hint)...)
+	}
 	return nil
 }
 
-// Check asks the host's provider how it is. A host that is not up has its state in
-// the record, and an error.
-func (p *Provisioner) Check(ctx context.Context, r *record.Record) error {
-	m, provider, entry, err := p.look(r.Name())
-	if err != nil {
-		return err
+// obsolete are the entries of things that were made and that the network of g has no
+// longer.
+func (p *Provisioner) obsolete(g *graph) []state.Entry {
+	var all []state.Entry
+	for _, e := range p.State.All() {
+		if _, ok := g.all[refOf(e)]; !ok {
+			all = append(all, e)
+		}
 	}
-	p.log().Info("checking", "host", m.Name, "provider", entry.Provider)
-	host, err := provider.Check(ctx, m, entry.Outputs)
-	if host.State == "" {
-		return err
-	}
-	if ferr := fill(r, entry.Provider, host); ferr != nil {
-		return ferr
-	}
-	if err == nil && host.State != Up {
-		err = &downError{host.State}
-	}
-	return err
+	return all
 }
 
-// A downError says that a machine is not up.
-type downError struct{ state State }
-
-func (e *downError) Error() string { return "check machine: it is " + string(e.state) }
-
-func (e *downError) Hint() string { return "nx-provision apply makes and starts machines" }
-
-// Show says what is known of the host and asks nobody.
-func (p *Provisioner) Show(_ context.Context, r *record.Record) error {
-	m, provider, entry, err := p.look(r.Name())
+// ensure brings one thing to what the network wants.
+func (p *Provisioner) ensure(ctx context.Context, t Thing) error {
+	if t.Type == state.Machines && t.Provider == None {
+		if e, made := p.entry(t.Ref); made {
+			return &movedError{t.Name, e.Provider, t.Provider}
+		}
+		return nil
+	}
+	maker, err := p.maker(t)
 	if err != nil {
 		return err
 	}
-	host, err := provider.Describe(m, entry.Outputs)
+	e, made := p.entry(t.Ref)
+	if made && e.Provider != t.Provider {
+		return &movedError{t.Name, e.Provider, t.Provider}
+	}
+	c, err := change(maker, t, e, made)
 	if err != nil {
 		return err
 	}
-	return fill(r, entry.Provider, host)
+	if !p.Allow.has(c.Needs) {
+		return &refusedError{c}
+	}
+	if c.Action != Nothing {
+		p.step(t.Ref, c.Action)
+	}
+	switch c.Action {
+	case Replace:
+		if err := p.destroy(ctx, maker, t, e); err != nil {
+			return err
+		}
+		e, err = p.create(ctx, maker, t, state.Entry{})
+	case Create:
+		e, err = p.create(ctx, maker, t, e)
+	case Update:
+		e, err = p.update(ctx, maker, t, e, c)
+	case Start:
+		e, err = p.start(ctx, maker, t, e)
+	}
+	if err != nil {
+		return err
+	}
+	if t.Type == state.Machines {
+		if e, err = p.trust(ctx, t, e); err != nil {
+			return err
+		}
+	}
+	if err := p.writeIdentity(e); err != nil {
+		p.log().Warn(err.Error(), append(about(t.Ref), "hint", "the tools that log in with it need it: nx-provision identities writes it")...)
+	}
+	e.Tags, e.Needs = sorted(t.Tags), refNames(references(t.Config))
+	return p.put(e)
 }
 
-// Destroy has what was made removed and forgets it.
-func (p *Provisioner) Destroy(ctx context.Context, r *record.Record) error {
-	entry, ok := p.State.Get(state.Machines, r.Name())
-	if ok {
-		provider, err := p.provider(entry.Provider)
+// create has t made. An entry says that it was begun before.
+func (p *Provisioner) create(ctx context.Context, maker Maker, t Thing, e state.Entry) (state.Entry, error) {
+	wanted, err := maker.Properties(t)
+	if err != nil {
+		return e, err
+	}
+	again := e.Intent == creating
+	want := values(wanted)
+	if !again {
+		e = state.Entry{Type: t.Type, Name: t.Name, Provider: t.Provider, Intent: creating, Token: newToken(),
+			Tags: sorted(t.Tags), Needs: refNames(references(t.Config))}
+		if t.Type == state.Machines {
+			private, err := NewPrivateKey(t.Name)
+			if err != nil {
+				return e, err
+			}
+			e.Secrets = map[string]state.Secret{injectedKey: state.NewSecret(private)}
+		}
+	}
+	if e.Properties, err = asProperties(want); err != nil {
+		return e, fmt.Errorf("remember %s: %w", t.Ref, err)
+	}
+	if err := p.put(e); err != nil {
+		return e, err
+	}
+	w := &Work{Known: p.known(t, e), Want: want, Again: again, Remember: func(f Facts) error {
+		next, err := p.observe(e, f)
 		if err != nil {
 			return err
 		}
-		p.log().Info("destroying", "host", entry.Name, "provider", entry.Provider)
-		if err := provider.Destroy(ctx, entry.Name, entry.Outputs); err != nil {
-			return err
+		e = next
+		return p.put(e)
+	}}
+	if secret, ok := e.Secrets[injectedKey]; ok {
+		if w.HostKey, err = p.hostKey(secret); err != nil {
+			return e, err
 		}
-		if err := p.State.Delete(state.Machines, entry.Name); err != nil {
-			return err
-		}
-		p.log().Info("destroyed", "host", entry.Name)
 	}
-	return fill(r, entry.Provider, Host{State: Missing})
+	facts, err := maker.Create(ctx, w)
+	if err != nil {
+		return e, p.notCreated(ctx, t, e, again, err)
+	}
+	if e, err = p.observe(e, facts); err != nil {
+		return e, err
+	}
+	if t.Type == state.Machines && facts.Injected {
+		if e, err = withHostKeys(e, w.HostKey.Public); err != nil {
+			return e, err
+		}
+	} else {
+		e.Secrets = maps.Clone(e.Secrets)
+		delete(e.Secrets, injectedKey)
+	}
+	e.Intent = ""
+	if e.Properties, err = asProperties(want); err != nil {
+		return e, fmt.Errorf("remember %s: %w", t.Ref, err)
+	}
+	return e, p.put(e)
 }
 
-// look finds what network and state say of a machine, and who provides it. The entry
-// is the state's, or the beginning of one.
-func (p *Provisioner) look(name string) (Machine, Provider, state.Entry, error) {
-	m, wanted := p.machine(name)
-	entry, made := p.State.Get(state.Machines, name)
-	if !wanted {
-		m = Machine{Name: name, Tags: entry.Tags}
-	}
-	env := entry.Provider
-	if wanted {
-		var err error
-		if env, err = targetEnv(m); err != nil {
-			return m, nil, entry, err
+// notCreated says what is there after a creation that failed, and forgets what is not.
+func (p *Provisioner) notCreated(ctx context.Context, t Thing, e state.Entry, again bool, err error) error {
+	if isNotMade(err) && !again && e.ID == "" {
+		if derr := p.delete(t.Ref); derr != nil {
+			return fmt.Errorf("%w; and %w", err, derr)
 		}
+		return err
 	}
-	switch {
-	case !made:
-		entry = state.Entry{Type: state.Machines, Name: name, Provider: env}
-	case env != entry.Provider:
-		return m, nil, entry, &movedError{name, entry.Provider, env}
-	}
-	provider, err := p.provider(env)
-	return m, provider, entry, err
+	return &unfinishedError{t.Ref, e.ID, err, ctx.Err() != nil}
 }
 
-func (p *Provisioner) machine(name string) (Machine, bool) {
-	i := slices.IndexFunc(p.Machines, func(m Machine) bool { return m.Name == name })
+// update brings the properties of c to what the network wants.
+func (p *Provisioner) update(ctx context.Context, maker Maker, t Thing, e state.Entry, c Change) (state.Entry, error) {
+	wanted, err := maker.Properties(t)
+	if err != nil {
+		return e, err
+	}
+	want := values(wanted)
+	e.Intent = updating
+	if err := p.put(e); err != nil {
+		return e, err
+	}
+	w := &Work{Known: p.known(t, e), Want: want, Remember: func(f Facts) error {
+		next, err := p.observe(e, f)
+		if err != nil {
+			return err
+		}
+		e = next
+		return p.put(e)
+	}}
+	facts, err := maker.Update(ctx, w, c.Properties)
+	if err != nil {
+		return e, err
+	}
+	if e, err = p.observe(e, facts); err != nil {
+		return e, err
+	}
+	for _, d := range c.Properties {
+		if e.Properties, err = setProperty(e.Properties, d.Name, d.To); err != nil {
+			return e, err
+		}
+	}
+	e.Intent = ""
+	return e, p.put(e)
+}
+
+func (p *Provisioner) start(ctx context.Context, maker Maker, t Thing, e state.Entry) (state.Entry, error) {
+	powered, ok := maker.(Powered)
+	if !ok {
+		return e, fmt.Errorf("start machine: %s cannot do that", t.Provider)
+	}
+	facts, err := powered.Start(ctx, p.known(t, e))
+	if err != nil {
+		return e, err
+	}
+	if e, err = p.observe(e, facts); err != nil {
+		return e, err
+	}
+	return e, p.put(e)
+}
+
+// destroy has what was made removed and forgets it.
+func (p *Provisioner) destroy(ctx context.Context, maker Maker, t Thing, e state.Entry) error {
+	e.Intent = destroying
+	if err := p.put(e); err != nil {
+		return err
+	}
+	if err := maker.Destroy(ctx, p.known(t, e)); err != nil {
+		return err
+	}
+	if err := p.removeIdentity(e); err != nil {
+		return err
+	}
+	return p.delete(t.Ref)
+}
+
+// DestroyAll has what entries tell of destroyed, in parallel, what needs others before
+// these. Errors are said and counted.
+func (p *Provisioner) DestroyAll(ctx context.Context, entries []state.Entry) error {
+	var mu sync.Mutex
+	var failures []error
+	p.destroyInOrder(ctx, entries, func(e state.Entry, err error) {
+		if err != nil {
+			p.log().Error(record.OneLine(err.Error()), about(refOf(e))...)
+			mu.Lock()
+			failures = append(failures, err)
+			mu.Unlock()
+		}
+	})
+	if len(failures) > 0 {
+		return fmt.Errorf("destroy what the network has no longer: %d of %d are still there", len(failures), len(entries))
+	}
+	return nil
+}
+
+// destroyInOrder destroys entries, each behind those that need it, and calls done for
+// each from several goroutines.
+func (p *Provisioner) destroyInOrder(ctx context.Context, entries []state.Entry, done func(state.Entry, error)) {
+	g := &graph{p: p, nodes: map[Ref]*node{}}
+	byRef := map[Ref]state.Entry{}
+	for _, e := range entries {
+		ref := refOf(e)
+		byRef[ref] = e
+		t, _ := p.thing(ref)
+		g.nodes[ref] = &node{thing: Thing{Ref: ref, Provider: e.Provider, Tags: e.Tags, Config: t.Config}}
+	}
+	for _, e := range p.State.All() {
+		for _, name := range e.Needs {
+			if n := g.nodes[parseRef(name)]; n != nil {
+				n.needs = append(n.needs, refOf(e))
+			}
+		}
+	}
+	// What stays is in the way of what it needs.
+	for _, n := range g.nodes {
+		for _, user := range n.needs {
+			if _, going := byRef[user]; !going {
+				n.thing.Err = &inUseError{user}
+			}
+		}
+	}
+	g.work(ctx, func(ctx context.Context, t Thing) error {
+		maker, err := p.maker(t)
+		if err != nil {
+			return err
+		}
+		p.step(t.Ref, Destroy)
+		return p.destroy(ctx, maker, t, byRef[t.Ref])
+	})
+	for ref, n := range g.nodes {
+		done(byRef[ref], n.err)
+	}
+}
+
+// refresh asks how things are and takes what it is told.
+func (p *Provisioner) refresh(ctx context.Context, entries []state.Entry) error {
+	failures, err := p.read(ctx, entries)
+	if err != nil {
+		return err
+	}
+	for _, ref := range slices.SortedFunc(maps.Keys(failures), compareRefs) {
+		return fmt.Errorf("read %s: %w", ref, failures[ref])
+	}
+	return nil
+}
+
+// read asks how things are, one question for all of a provider where it can, and
+// remembers what it is told. It returns why that of some is not known.
+func (p *Provisioner) read(ctx context.Context, entries []state.Entry) (failures map[Ref]error, err error) {
+	byMaker := map[Maker][]Known{}
+	failures = map[Ref]error{}
+	for _, e := range entries {
+		t, _ := p.thing(refOf(e))
+		t.Provider = e.Provider
+		maker, err := p.maker(t)
+		switch {
+		case err != nil:
+			failures[t.Ref] = err
+		case e.Intent != creating:
+			byMaker[maker] = append(byMaker[maker], p.known(t, e))
+		}
+	}
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	for maker, known := range byMaker {
+		wg.Go(func() {
+			maker.Read(ctx, known, func(i int, f Facts, err error) {
+				e, _ := p.entry(known[i].Ref)
+				if err == nil {
+					e, err = p.observe(e, f)
+				}
+				if err == nil {
+					err = p.put(e)
+				}
+				if err != nil {
+					mu.Lock()
+					failures[known[i].Ref] = err
+					mu.Unlock()
+				}
+			})
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	return failures, nil
+}
+
+// watched are the entries to be read before anything is decided: those of things here,
+// those whose change was interrupted, and with Recheck all.
+func (g *graph) watched() []state.Entry {
+	var all []state.Entry
+	for ref := range g.nodes {
+		e, made := g.p.entry(ref)
+		if !made {
+			continue
+		}
+		maker, _ := g.p.maker(Thing{Ref: ref, Provider: e.Provider})
+		_, local := maker.(Local)
+		if local || e.Intent == updating || g.p.Recheck {
+			all = append(all, e)
+		}
+	}
+	return all
+}
+
+// complete adds to t what its maker says that it lacks.
+func (p *Provisioner) complete(t Thing, all []Thing) (Thing, []Thing, error) {
+	maker, _ := p.maker(t)
+	c, ok := maker.(Completer)
+	if !ok || t.Err != nil {
+		return t, nil, nil
+	}
+	return c.Complete(t, all)
+}
+
+// made returns what references to a thing are replaced by.
+func (p *Provisioner) made(ref Ref) (string, json.RawMessage) {
+	e, _ := p.entry(ref)
+	return e.ID, e.Outputs
+}
+
+// Facts are what is known of the world, for the network.
+func (p *Provisioner) Facts() network.Facts {
+	facts := network.Facts{Machines: map[string]network.MachineFacts{}, Resources: map[string]map[string]json.RawMessage{}}
+	for _, e := range p.State.All() {
+		e, _ := p.entry(refOf(e))
+		if e.Intent == creating || e.Intent == destroying {
+			continue
+		}
+		if e.Type != state.Machines {
+			if facts.Resources[e.Type] == nil {
+				facts.Resources[e.Type] = map[string]json.RawMessage{}
+			}
+			facts.Resources[e.Type][e.Name] = e.Outputs
+			continue
+		}
+		facts.Machines[e.Name] = machineFacts(e)
+	}
+	return facts
+}
+
+func machineFacts(e state.Entry) network.MachineFacts {
+	var f network.MachineFacts
+	// Members that are of another form are not for the network.
+	_ = json.Unmarshal(e.Outputs, &f)
+	to, err := readTarget(e.Target)
+	if err == nil {
+		f.TargetHost, f.HostKeys = to.Host, to.HostKeys
+	}
+	f.Provider = e.Provider
+	return f
+}
+
+// known is what is remembered of t.
+func (p *Provisioner) known(t Thing, e state.Entry) Known {
+	properties, _ := object(e.Properties)
+	return Known{Thing: t, ID: e.ID, Token: e.Token, State: State(e.State), Properties: properties, Outputs: e.Outputs,
+		Secret: func(name string) (string, error) { return p.State.Reveal(e.Secrets[name]) }}
+}
+
+// observe returns the entry with what was seen.
+func (p *Provisioner) observe(e state.Entry, f Facts) (state.Entry, error) {
+	var err error
+	e.ID = cmp.Or(f.ID, e.ID)
+	e.State = cmp.Or(string(f.State), e.State)
+	if e.Outputs, err = merge(e.Outputs, f.Outputs); err != nil {
+		return e, fmt.Errorf("remember %s: outputs: %w", refOf(e), err)
+	}
+	for name, v := range f.Properties {
+		if e.Properties, err = setProperty(e.Properties, name, canonical(v)); err != nil {
+			return e, fmt.Errorf("remember %s: property %s: %w", refOf(e), name, err)
+		}
+	}
+	if len(f.Secrets) > 0 {
+		secrets := maps.Clone(e.Secrets)
+		if secrets == nil {
+			secrets = map[string]state.Secret{}
+		}
+		for name, text := range f.Secrets {
+			secrets[name] = state.NewSecret(text)
+		}
+		e.Secrets = secrets
+	}
+	if f.Target.Host != "" {
+		if e.Target, err = newTarget(e.Target, f.Target); err != nil {
+			return e, fmt.Errorf("remember %s: %w", refOf(e), err)
+		}
+	}
+	return e, nil
+}
+
+// thing returns what the network wants of ref.
+func (p *Provisioner) thing(ref Ref) (Thing, bool) {
+	i := slices.IndexFunc(p.Things, func(t Thing) bool { return t.Ref == ref })
 	if i < 0 {
-		return Machine{}, false
+		return Thing{Ref: ref}, false
 	}
-	return p.Machines[i], true
+	return p.Things[i], true
 }
 
-func (p *Provisioner) provider(env string) (Provider, error) {
-	if provider, ok := p.Providers[env]; ok {
-		return provider, nil
+func (p *Provisioner) maker(t Thing) (Maker, error) {
+	makers := p.Resources
+	if t.Type == state.Machines {
+		makers = p.Machines
 	}
-	return nil, fmt.Errorf("find provider: deployment.targetEnv is %q, and known are %q",
-		env, slices.Sorted(maps.Keys(p.Providers)))
+	if m, ok := makers[t.Provider]; ok {
+		return m, nil
+	}
+	if t.Type != state.Machines {
+		return nil, fmt.Errorf("find provider: nothing makes resources.%s, and known are %q", t.Type, slices.Sorted(maps.Keys(makers)))
+	}
+	known := append(slices.Collect(maps.Keys(makers)), None)
+	slices.Sort(known)
+	return nil, fmt.Errorf("find provider: deployment.targetEnv is %q, and known are %q", t.Provider, known)
+}
+
+// entry is what is remembered of ref, or was seen since.
+func (p *Provisioner) entry(ref Ref) (state.Entry, bool) {
+	p.mu.Lock()
+	e, ok := p.seen[ref]
+	p.mu.Unlock()
+	if ok {
+		return e, true
+	}
+	return p.State.Get(ref.Type, ref.Name)
+}
+
+// put remembers e: in a state that is only read, until the end of the process.
+func (p *Provisioner) put(e state.Entry) error {
+	if p.State.Writable() {
+		return p.State.Put(e)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.seen == nil {
+		p.seen = map[Ref]state.Entry{}
+	}
+	p.seen[refOf(e)] = e
+	return nil
+}
+
+func (p *Provisioner) delete(ref Ref) error { return p.State.Delete(ref.Type, ref.Name) }
+
+// step announces what is done with a thing.
+func (p *Provisioner) step(ref Ref, a Action) {
+	doing := map[Action]string{Create: "creating", Update: "changing", Replace: "replacing", Start: "starting", Destroy: "destroying"}[a]
+	p.log().Info(doing, about(ref)...)
+}
+
+// about is the attribute of an event by which it is seen what it is about.
+func about(ref Ref) []any {
+	if ref.Type == state.Machines {
+		return []any{"host", ref.Name}
+	}
+	return []any{"resource", ref.String()}
 }
 
 func (p *Provisioner) log() *slog.Logger {
@@ -295,62 +661,6 @@ func (p *Provisioner) log() *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return p.Log
-}
-
-// A movedError says that the network names another provider than the machine has.
-type movedError struct{ name, from, to string }
-
-func (e *movedError) Error() string {
-	return fmt.Sprintf("find provider of %s: it was made by %s, and deployment.targetEnv is now %q", e.name, e.from, e.to)
-}
-
-func (e *movedError) Hint() string {
-	return "if it may go, run nx-provision destroy --on " + e.name + " first"
-}
-
-func targetEnv(m Machine) (string, error) {
-	var d struct {
-		TargetEnv string `json:"targetEnv"`
-	}
-	if err := m.Decode(&d); err != nil {
-		return "", err
-	}
-	return cmp.Or(d.TargetEnv, DefaultProvider), nil
-}
-
-// Decode reads the machine's deployment options into v as [json.Unmarshal] does. A
-// machine that only the state knows leaves v as it is.
-func (m Machine) Decode(v any) error {
-	if len(m.Deployment) == 0 {
-		return nil
-	}
-	err := json.Unmarshal(m.Deployment, v)
-	var wrong *json.UnmarshalTypeError
-	if errors.As(err, &wrong) {
-		return fmt.Errorf("read options: deployment.%s is a %s", wrong.Field, wrong.Value)
-	}
-	if err != nil {
-		return fmt.Errorf("read options: deployment: %w", err)
-	}
-	return nil
-}
-
-// DecodeStrict reads the options deployment.env of one provider into v. An option
-// that v does not have is an error: most likely it is misspelt.
-func (m Machine) DecodeStrict(env string, v any) error {
-	var all map[string]json.RawMessage
-	if err := m.Decode(&all); err != nil {
-		return err
-	}
-	if len(all[env]) == 0 {
-		return nil
-	}
-	d := json.NewDecoder(bytes.NewReader(all[env]))
-	d.DisallowUnknownFields()
-	if err := d.Decode(v); err != nil {
-		return fmt.Errorf("read options: deployment.%s: %w", env, err)
-	}
-	return nil
 }
 
 func newHost(name string, tags []string) (*record.Record, error) {
@@ -362,32 +672,3 @@ func newHost(name string, tags []string) (*record.Record, error) {
 }
 
 func sorted(tags []string) []string { return slices.Compact(slices.Sorted(slices.Values(tags))) }
-
-// fill writes what is known of a host into its record.
-func fill(r *record.Record, provider string, h Host) error {
-	if h.Target.Host != "" {
-		if err := h.Target.Validate(); err != nil {
-			return fmt.Errorf("describe target: %w", err)
-		}
-		t := struct {
-			Host         string   `json:"host"`
-			Port         int      `json:"port,omitempty"`
-			User         string   `json:"user,omitempty"`
-			HostKeys     []string `json:"hostKeys,omitempty"`
-			IdentityFile string   `json:"identityFile,omitempty"`
-			Sudo         []string `json:"sudo,omitempty"`
-		}{h.Target.Host, h.Target.Port, h.Target.User, h.Target.HostKeys, h.Target.IdentityFile, h.Target.Sudo}
-		if err := r.Set("target", t); err != nil {
-			return err
-		}
-	}
-	return r.Set("machine", struct {
-		Provider       string   `json:"provider,omitempty"`
-		ID             string   `json:"id,omitempty"`
-		State          State    `json:"state,omitempty"`
-		PublicIPv4     string   `json:"publicIPv4,omitempty"`
-		PublicIPv6     string   `json:"publicIPv6,omitempty"`
-		PrivateIPv4    string   `json:"privateIPv4,omitempty"`
-		AuthorizedKeys []string `json:"authorizedKeys,omitempty"`
-	}{provider, h.ID, h.State, h.PublicIPv4, h.PublicIPv6, h.PrivateIPv4, h.AuthorizedKeys})
-}

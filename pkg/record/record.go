@@ -40,7 +40,7 @@ const (
 
 // order is the known members' order in what nx writes.
 var order = []string{
-	"nx", "kind", "type", "name", "tags", "target", "machine", "outputs", "system",
+	"nx", "kind", "type", "name", "tags", "target", "machine", "outputs", "change", "drift", "system",
 	"drvPath", "deployment", "plan", "storePath", "closure", "copied", "activation", "error",
 }
 
@@ -116,6 +116,16 @@ func NewHost(name string) (*Record, error) {
 	r := &Record{}
 	r.put("nx", []byte(fmt.Sprint(Version)))
 	r.put("kind", quote(KindHost))
+	r.put("name", quote(name))
+	return r, r.identify()
+}
+
+// NewResource makes the record of a resource, with nothing but its type and name.
+func NewResource(typ, name string) (*Record, error) {
+	r := &Record{}
+	r.put("nx", []byte(fmt.Sprint(Version)))
+	r.put("kind", quote(KindResource))
+	r.put("type", quote(typ))
 	r.put("name", quote(name))
 	return r, r.identify()
 }

@@ -32,6 +32,7 @@ type Entry struct {
 	Properties json.RawMessage   `json:"properties,omitempty"` // an object: what it was made with, by name
 	Outputs    json.RawMessage   `json:"outputs,omitempty"`    // an object: what is known since it was made
 	Target     json.RawMessage   `json:"target,omitempty"`     // an object: where ssh reaches a machine, as in its record
+	Reached    json.RawMessage   `json:"reached,omitempty"`    // an object: where it was reached last
 	Needs      []string          `json:"needs,omitempty"`      // TYPE.NAME of what must be destroyed after it: "sshKeyPairs.admin"
 	Secrets    map[string]Secret `json:"secrets,omitempty"`    // by name: private keys, passphrases
 }
@@ -41,6 +42,7 @@ func (e Entry) clone() Entry {
 	e.Properties = bytes.Clone(e.Properties)
 	e.Outputs = bytes.Clone(e.Outputs)
 	e.Target = bytes.Clone(e.Target)
+	e.Reached = bytes.Clone(e.Reached)
 	e.Needs = slices.Clone(e.Needs)
 	e.Secrets = maps.Clone(e.Secrets)
 	return e
@@ -56,7 +58,7 @@ func (e Entry) normal() (Entry, error) {
 	for _, o := range []struct {
 		name string
 		raw  *json.RawMessage
-	}{{"properties", &e.Properties}, {"outputs", &e.Outputs}, {"target", &e.Target}} {
+	}{{"properties", &e.Properties}, {"outputs", &e.Outputs}, {"target", &e.Target}, {"reached", &e.Reached}} {
 		var err error
 		if *o.raw, err = canonical(*o.raw); err != nil {
 			return e, fmt.Errorf("%s %s: %s: %w", e.Type, e.Name, o.name, err)

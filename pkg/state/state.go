@@ -220,6 +220,13 @@ func (s *State) Close() error {
 	return nil
 }
 
+// Writable tells whether the state was opened to be changed.
+func (s *State) Writable() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.locked
+}
+
 // UUID identifies the deployment, "" when there is no state yet: a random UUID
 // (RFC 9562, version 4).
 func (s *State) UUID() string {

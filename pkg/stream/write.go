@@ -216,17 +216,22 @@ func (w *writer) count(r *record.Record) {
 		r.Reset(w.stream.Stage)
 		r.Fail(w.stream.Stage, fmt.Errorf("write its record: it would have %d bytes, more than %d", n, record.MaxLine))
 	}
-	if r.Kind() != record.KindHost {
+	name := r.Name()
+	switch r.Kind() {
+	case record.KindHost:
+		w.tally.hosts++
+		w.stream.Log.Debug(EventWritten, "host", name)
+	case record.KindResource:
+		name = r.Type() + "." + name
+	default:
 		return
 	}
-	w.tally.hosts++
-	w.stream.Log.Debug(EventWritten, "host", r.Name())
 	if !r.Failed() {
 		return
 	}
-	multierror.Append(&w.tally.failed, &HostError{r.Name(), r.FailedStage(), r.Message()})
+	multierror.Append(&w.tally.failed, &HostError{name, r.FailedStage(), r.Message()})
 	if cause := r.Cause(); cause != nil {
-		args := []any{"host", r.Name()}
+		args := []any{"host", name}
 		var hint interface{ Hint() string }
 		if errors.As(cause, &hint) && hint.Hint() != "" {
 			args = append(args, "hint", hint.Hint())

@@ -114,9 +114,8 @@ let
   world = evaluate:
     let
       nodes = genAttrs machineNames machine;
-      resources = mapAttrs (type: mapAttrs (name: _: evaluateResource {
-        inherit type name nodes resources;
-      })) resourceDefinitions // {
+      defined = mapAttrs (type: mapAttrs (name: _: define { inherit type name nodes resources; })) resourceDefinitions;
+      resources = mapAttrs (type: mapAttrs (name: withFacts type name)) defined // {
         machines = mapAttrs (name: node: node.config // { _type = "machines"; _name = name; }) nodes;
       };
       # Special arguments, so that imports may depend on them.
@@ -126,7 +125,7 @@ let
         inherit (deployment) uuid;
       };
     in
-    { inherit machine nodes resources; };
+    { inherit machine nodes resources defined; };
 
   full = world (modules: specialArgs: evalConfig { inherit modules specialArgs; });
 
@@ -146,9 +145,8 @@ let
     in
     genAttrs (names sets) (type: genAttrs (names (ofType type)) (name: catAttrs name (ofType type)));
 
-  # A resource has the attributes that its definitions give it, and over them
-  # those that it got when it was made.
-  evaluateResource = { type, name, nodes, resources }:
+  # The attributes that its definitions give a resource.
+  define = { type, name, nodes, resources }:
     let
       arguments = {
         inherit name nodes resources lib;
@@ -159,11 +157,16 @@ let
       definition = value:
         let loaded = if isAttrs value || isFunction value then value else import value;
         in if isFunction loaded then loaded arguments else loaded;
-      defined = (lib.evalModules {
-        modules = [ { options.resource = lib.mkOption { type = lib.types.attrsOf lib.types.unspecified; }; } ]
-          ++ map (value: { resource = definition value; }) ([ (defaultsOf type name) ]
-          ++ resourceDefinitions.${type}.${name});
-      }).config.resource;
+    in
+    (lib.evalModules {
+      modules = [ { options.resource = lib.mkOption { type = lib.types.attrsOf lib.types.unspecified; }; } ]
+        ++ map (value: { resource = definition value; }) ([ (defaultsOf type name) ]
+        ++ resourceDefinitions.${type}.${name});
+    }).config.resource;
+
+  # A resource has these, and over them those that it got when it was made.
+  withFacts = type: name: defined:
+    let
       resource = defined // facts.resources.${type}.${name} or { };
       unknown = filter (output: !(resource ? ${output})) ((import ./outputs.nix).${type} or [ ]);
     in
@@ -217,9 +220,8 @@ let
       } // lib.filterAttrs (provider: value: elem provider providers && value != { }) cfg);
     };
 
-  describeResource = resources: type: name: {
-    config = plain (removeAttrs (record.known resources.${type}.${name}) [ "_type" "_name" ]);
-  };
+  # Not what it got: that is for who made it to know.
+  describeResource = defined: type: name: { config = plain defined.${type}.${name}; };
 
   # One evaluation gives the derivation and what the later stages need to know.
   # No contents of a key and no passphrase is among it.
@@ -264,7 +266,7 @@ in
     texts = name: record.texts (full.machine name).config.deployment.keys;
   };
   resource = {
-    describe = describeResource light.resources;
-    describeFully = describeResource full.resources;
+    describe = describeResource light.defined;
+    describeFully = describeResource full.defined;
   };
 }

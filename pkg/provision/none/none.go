@@ -1,11 +1,10 @@
-// Package none is the provider of machines that exist already: it makes nothing,
-// remembers nothing, and says what the network says of how they are reached.
+// Package none describes machines that exist already: it makes nothing, remembers
+// nothing, and says what the network says of how they are reached.
 package none
 
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 
 	"nx/pkg/provision"
 	"nx/pkg/target"
@@ -26,10 +25,10 @@ type options struct {
 }
 
 // Describe returns the machine's target.
-func (p *Provider) Describe(m provision.Machine, _ json.RawMessage) (provision.Host, error) {
+func (p *Provider) Describe(m provision.Thing) (provision.Facts, error) {
 	var o options
 	if err := m.Decode(&o); err != nil {
-		return provision.Host{}, err
+		return provision.Facts{}, err
 	}
 	t := target.Target{Host: cmp.Or(o.TargetHost, m.Name), Port: o.TargetPort, User: o.TargetUser}
 	// The defaults are left out: the user's ssh configuration may know better.
@@ -42,33 +41,25 @@ func (p *Provider) Describe(m provision.Machine, _ json.RawMessage) (provision.H
 	if t.User != "" {
 		t.Sudo = o.Sudo
 	}
-	return provision.Host{Target: t}, nil
-}
-
-// Ensure is Describe: the machine is there.
-func (p *Provider) Ensure(_ context.Context, m provision.Machine, known json.RawMessage, _ func(any) error) (provision.Host, error) {
-	return p.Describe(m, known)
+	return provision.Facts{Target: t}, nil
 }
 
 // Check finds out whether the host can be logged in to.
-func (p *Provider) Check(ctx context.Context, m provision.Machine, known json.RawMessage) (provision.Host, error) {
-	h, err := p.Describe(m, known)
+func (p *Provider) Check(ctx context.Context, m provision.Thing) (provision.Facts, error) {
+	f, err := p.Describe(m)
 	if err != nil {
-		return h, err
+		return f, err
 	}
-	if err := h.Target.Validate(); err != nil {
-		return h, err
+	if err := f.Target.Validate(); err != nil {
+		return f, err
 	}
-	h.State = provision.Up
-	if err := p.Probe(ctx, h.Target); err != nil {
+	f.State = provision.Up
+	if err := p.Probe(ctx, f.Target); err != nil {
 		if ctx.Err() != nil {
-			return h, context.Cause(ctx)
+			return provision.Facts{}, context.Cause(ctx)
 		}
-		h.State = provision.Unreachable
-		return h, err
+		f.State = provision.Unreachable
+		return f, err
 	}
-	return h, nil
+	return f, nil
 }
-
-// Destroy does nothing: the machine is not ours.
-func (p *Provider) Destroy(context.Context, string, json.RawMessage) error { return nil }

@@ -12,6 +12,10 @@ import (
 	"nx/pkg/target"
 )
 
+func web1(deployment string) provision.Thing {
+	return provision.Thing{Ref: provision.Ref{Type: "machines", Name: "web1"}, Config: json.RawMessage(deployment)}
+}
+
 func TestDescribe(t *testing.T) {
 	tests := []struct {
 		name       string
@@ -31,14 +35,14 @@ func TestDescribe(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := &Provider{}
-			got, err := p.Describe(provision.Machine{Name: "web1", Deployment: json.RawMessage(tt.deployment)}, nil)
+			got, err := p.Describe(web1(tt.deployment))
 			if tt.wantErr != "" {
 				if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
 					t.Errorf("Describe(%s): %v, want %q", tt.deployment, err, tt.wantErr)
 				}
 				return
 			}
-			if want := (provision.Host{Target: tt.want}); err != nil || !reflect.DeepEqual(got, want) {
+			if want := (provision.Facts{Target: tt.want}); err != nil || !reflect.DeepEqual(got, want) {
 				t.Errorf("Describe(%s)\n got %+v, %v\nwant %+v", tt.deployment, got, err, want)
 			}
 		})
@@ -53,19 +57,19 @@ func TestCheck(t *testing.T) {
 		return errors.New("connect " + t.Host + ": no route to host")
 	}}
 	for host, want := range map[string]provision.State{"up.example.org": provision.Up, "down.example.org": provision.Unreachable} {
-		m := provision.Machine{Name: "web1", Deployment: json.RawMessage(`{"targetHost":"` + host + `"}`)}
-		if h, err := p.Check(t.Context(), m, nil); (err == nil) != (want == provision.Up) || h.State != want {
+		m := web1(`{"targetHost":"` + host + `"}`)
+		if h, err := p.Check(t.Context(), m); (err == nil) != (want == provision.Up) || h.State != want {
 			t.Errorf("Check(%s) = %q, %v, want %q", host, h.State, err, want)
 		}
 	}
-	m := provision.Machine{Name: "web1", Deployment: json.RawMessage(`{"targetHost":"-oProxyCommand=evil"}`)}
-	if _, err := p.Check(t.Context(), m, nil); err == nil || !strings.Contains(err.Error(), "target.host") {
+	m := web1(`{"targetHost":"-oProxyCommand=evil"}`)
+	if _, err := p.Check(t.Context(), m); err == nil || !strings.Contains(err.Error(), "target.host") {
 		t.Errorf("Check of a host that is an option: %v", err)
 	}
 	stopped, cancel := context.WithCancel(t.Context())
 	cancel()
-	m.Deployment = nil
-	if _, err := p.Check(stopped, m, nil); !errors.Is(err, context.Canceled) {
+	m.Config = nil
+	if _, err := p.Check(stopped, m); !errors.Is(err, context.Canceled) {
 		t.Errorf("Check when interrupted: %v, want no statement about the host", err)
 	}
 }

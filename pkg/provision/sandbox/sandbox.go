@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 
 	"nx/pkg/provision"
@@ -24,8 +23,7 @@ const (
 
 // A Provider runs the sandbox hosts of one deployment.
 type Provider struct {
-	Root string       // the tool's --root
-	Log  *slog.Logger // may be nil
+	Root string // the tool's --root
 }
 
 // options are deployment.sandbox.
@@ -34,120 +32,145 @@ type options struct {
 	Systemd bool   `json:"systemd"` // as [testhost.Options.Systemd]
 }
 
-// facts are what the state keeps of a host. They are empty from before it is made
-// until it has answered.
-type facts struct {
-	Address string `json:"address,omitempty"` // IPv4, as of the last start
-	HostKey string `json:"hostKey,omitempty"` // "ssh-ed25519 AAAA…"
-	RootKey string `json:"rootKey,omitempty"` // public, "ssh-ed25519 AAAA… nx", of IdentityFile
-}
+func (o options) testhost() testhost.Options { return testhost.Options{Nix: o.Nix, Systemd: o.Systemd} }
 
 func (p *Provider) lab() *testhost.Lab {
 	return &testhost.Lab{Dir: filepath.Join(p.Root, hostsDir), IdentityFile: filepath.Join(p.Root, identityFile)}
 }
 
-// Ensure makes the host unless it is there, and starts it unless it runs. The host's
-// folder has the machine's name, so one that was being made is found by it.
-func (p *Provider) Ensure(ctx context.Context, m provision.Machine, known json.RawMessage, remember func(any) error) (provision.Host, error) {
+// Local says that hosts run here.
+func (p *Provider) Local() {}
+
+// Properties returns the options. What this computer lacks to run the host is an error,
+// so that a network tried without root leaves nothing.
+func (p *Provider) Properties(t provision.Thing) ([]provision.Property, error) {
 	var o options
-	if err := m.DecodeStrict("sandbox", &o); err != nil {
-		return provision.Host{}, err
+	if err := t.DecodeStrict("sandbox", &o); err != nil {
+		return nil, err
 	}
-	f, err := parse(known)
-	if err != nil {
-		return provision.Host{}, err
+	if err := testhost.Supported(o.testhost()); err != nil {
+		return nil, fmt.Errorf("start sandbox %s: %w", t.Name, err)
 	}
-	// Before anything is remembered: a network tried without root leaves nothing.
-	opt := testhost.Options{Nix: o.Nix, Systemd: o.Systemd}
-	if err := testhost.Supported(opt); err != nil {
-		return provision.Host{}, fmt.Errorf("start sandbox %s: %w", m.Name, err)
-	}
-	if known == nil {
-		if err := remember(f); err != nil {
-			return provision.Host{}, err
-		}
-	}
-	h, err := p.lab().Start(ctx, m.Name, opt)
-	if err != nil {
-		return provision.Host{}, fmt.Errorf("start sandbox %s: %w", m.Name, err)
-	}
-	rootKey, err := testhost.EnsureKey(p.lab().IdentityFile, "nx")
-	if err != nil {
-		return provision.Host{}, fmt.Errorf("start sandbox %s: %w", m.Name, err)
-	}
-	if f.HostKey != "" && f.HostKey != h.HostKey && p.Log != nil {
-		p.Log.Warn("its disk was gone and is made anew, with another host key", "host", m.Name)
-	}
-	f = facts{Address: h.Addr.String(), HostKey: h.HostKey, RootKey: rootKey}
-	if err := remember(f); err != nil {
-		return provision.Host{}, err
-	}
-	return f.host(m.Name, provision.Up), nil
+	return []provision.Property{{Name: "nix", Value: o.Nix}, {Name: "systemd", Value: o.Systemd}}, nil
 }
 
-// Check looks whether the host runs.
-func (p *Provider) Check(_ context.Context, m provision.Machine, known json.RawMessage) (provision.Host, error) {
-	f, err := parse(known)
-	if err != nil {
-		return provision.Host{}, err
+// Effect says that options count when a host starts.
+func (p *Provider) Effect(string, json.RawMessage, json.RawMessage) provision.Effect {
+	return provision.Reboots
+}
+
+// Create makes the host unless it is there, and starts it unless it runs. The host's
+// folder has the machine's name, so one that was being made is found by it.
+func (p *Provider) Create(ctx context.Context, w *provision.Work) (provision.Facts, error) {
+	return p.run(ctx, w.Name, w.Want)
+}
+
+// Update starts the host anew, with other options.
+func (p *Provider) Update(ctx context.Context, w *provision.Work, _ []provision.Difference) (provision.Facts, error) {
+	if _, err := p.Stop(ctx, w.Known); err != nil {
+		return provision.Facts{}, err
 	}
-	h, err := p.lab().Host(m.Name)
+	return p.run(ctx, w.Name, w.Want)
+}
+
+// Start starts the host.
+func (p *Provider) Start(ctx context.Context, k provision.Known) (provision.Facts, error) {
+	return p.run(ctx, k.Name, k.Properties)
+}
+
+// Stop switches the host off.
+func (p *Provider) Stop(ctx context.Context, k provision.Known) (provision.Facts, error) {
+	h, err := p.lab().Host(k.Name)
+	if err == nil {
+		err = h.Stop(ctx)
+	}
+	if err != nil {
+		return provision.Facts{}, fmt.Errorf("stop sandbox %s: %w", k.Name, err)
+	}
+	return provision.Facts{State: provision.Stopped}, nil
+}
+
+// Reboot reboots the host.
+func (p *Provider) Reboot(ctx context.Context, k provision.Known) (provision.Facts, error) {
+	h, err := p.lab().Host(k.Name)
+	if err == nil {
+		err = h.Reboot(ctx)
+	}
+	if err != nil {
+		return provision.Facts{}, fmt.Errorf("reboot sandbox %s: %w", k.Name, err)
+	}
+	return provision.Facts{State: provision.Up}, nil
+}
+
+func (p *Provider) run(ctx context.Context, name string, properties map[string]json.RawMessage) (provision.Facts, error) {
+	var o options
+	b, err := json.Marshal(properties)
+	if err == nil {
+		err = json.Unmarshal(b, &o)
+	}
+	if err != nil {
+		return provision.Facts{}, fmt.Errorf("start sandbox %s: %w", name, err)
+	}
+	h, err := p.lab().Start(ctx, name, o.testhost())
+	if err != nil {
+		return provision.Facts{}, fmt.Errorf("start sandbox %s: %w", name, err)
+	}
+	return p.facts(h, provision.Up)
+}
+
+// Read looks whether hosts run.
+func (p *Provider) Read(_ context.Context, known []provision.Known, tell func(int, provision.Facts, error)) {
+	for i, k := range known {
+		f, err := p.read(k.Name)
+		if err != nil {
+			err = fmt.Errorf("check sandbox %s: %w", k.Name, err)
+		}
+		tell(i, f, err)
+	}
+}
+
+func (p *Provider) read(name string) (provision.Facts, error) {
+	h, err := p.lab().Host(name)
 	if errors.Is(err, testhost.ErrNoHost) {
-		return provision.Host{State: provision.Missing}, nil
+		return provision.Facts{State: provision.Missing}, nil
 	}
 	if err != nil {
-		return provision.Host{}, fmt.Errorf("check sandbox %s: %w", m.Name, err)
+		return provision.Facts{}, err
 	}
 	on, err := h.Running()
 	if err != nil {
-		return provision.Host{}, fmt.Errorf("check sandbox %s: %w", m.Name, err)
+		return provision.Facts{}, err
 	}
-	f.Address, f.HostKey = h.Addr.String(), h.HostKey
 	if !on {
-		return f.host(m.Name, provision.Stopped), nil
+		return p.facts(h, provision.Stopped)
 	}
-	return f.host(m.Name, provision.Up), nil
-}
-
-// Describe says where the host was when it was started last.
-func (p *Provider) Describe(m provision.Machine, known json.RawMessage) (provision.Host, error) {
-	f, err := parse(known)
-	if err != nil || f.Address == "" {
-		return provision.Host{}, err
-	}
-	return f.host(m.Name, ""), nil
+	return p.facts(h, provision.Up)
 }
 
 // Destroy stops the host and removes its disk.
-func (p *Provider) Destroy(ctx context.Context, name string, _ json.RawMessage) error {
-	if err := p.lab().RemoveHost(ctx, name); err != nil {
-		return fmt.Errorf("destroy sandbox %s: %w", name, err)
+func (p *Provider) Destroy(ctx context.Context, k provision.Known) error {
+	if err := p.lab().RemoveHost(ctx, k.Name); err != nil {
+		return fmt.Errorf("destroy sandbox %s: %w", k.Name, err)
 	}
 	return nil
 }
 
-func parse(known json.RawMessage) (f facts, err error) {
-	if known == nil {
-		return f, nil
-	}
-	if err := json.Unmarshal(known, &f); err != nil {
-		return f, fmt.Errorf("read the state's facts %s: %w", known, err)
-	}
-	return f, nil
-}
-
-// host says how the host is reached. Its one address is both its public and its
+// facts say how the host is reached. Its one address is both its public and its
 // private one, so that a network may refer to either.
-func (f facts) host(name string, s provision.State) provision.Host {
-	h := provision.Host{
-		Target:      target.Target{Host: f.Address, HostKeys: []string{f.HostKey}, IdentityFile: identityFile},
-		ID:          name,
-		State:       s,
-		PublicIPv4:  f.Address,
-		PrivateIPv4: f.Address,
+func (p *Provider) facts(h *testhost.Host, s provision.State) (provision.Facts, error) {
+	rootKey, err := testhost.EnsureKey(p.lab().IdentityFile, "nx")
+	if err != nil {
+		return provision.Facts{}, err
 	}
-	if f.RootKey != "" {
-		h.AuthorizedKeys = []string{f.RootKey}
-	}
-	return h
+	outputs, err := json.Marshal(map[string]any{
+		"publicIPv4":     h.Addr.String(),
+		"privateIPv4":    h.Addr.String(),
+		"authorizedKeys": []string{rootKey},
+	})
+	return provision.Facts{
+		ID:      h.Name,
+		State:   s,
+		Outputs: outputs,
+		Target:  target.Target{Host: h.Addr.String(), HostKeys: []string{h.HostKey}, IdentityFile: identityFile},
+	}, err
 }

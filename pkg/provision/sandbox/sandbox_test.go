@@ -26,13 +26,38 @@ func provisioner(root string) (*provision.Provisioner, error) {
 		return nil, err
 	}
 	return &provision.Provisioner{
-		Machines:  []provision.Machine{{Name: "web1", Deployment: json.RawMessage(`{"targetEnv":"sandbox","sandbox":{}}`)}},
-		State:     s,
-		Providers: map[string]provision.Provider{"sandbox": &sandbox.Provider{Root: root}},
+		Things:   []provision.Thing{web1(`{}`)},
+		State:    s,
+		Machines: map[string]provision.Maker{"sandbox": &sandbox.Provider{Root: root}},
+		Root:     root,
+		Allow:    provision.Allow{Recreate: true},
 	}, nil
 }
 
-type verb func(*provision.Provisioner, context.Context, *record.Record) error
+func web1(options string) provision.Thing {
+	return provision.Thing{Ref: provision.Ref{Type: state.Machines, Name: "web1"}, Provider: "sandbox", Config: json.RawMessage(`{"targetEnv":"sandbox","sandbox":` + options + `}`)}
+}
+
+// A verb acts on web1.
+type verb func(p *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error
+
+func apply(p *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
+	return p.Apply(ctx, hosts, false, emit)
+}
+
+func check(p *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
+	return p.Check(ctx, hosts, emit)
+}
+
+func show(p *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
+	emit(hosts[0])
+	return p.Show(ctx, hosts[0])
+}
+
+func destroy(p *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
+	emit(hosts[0])
+	return p.Destroy(ctx, hosts, false, func(*record.Record) {})
+}
 
 // run lets verb act on web1 in a process of its own's state, and returns the record.
 func run(t *testing.T, root string, v verb) string {
@@ -41,13 +66,13 @@ func run(t *testing.T, root string, v verb) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.State.(*state.State).Close()
+	defer p.State.Close()
 	r, err := record.NewHost("web1")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := v(p, t.Context(), r); err != nil {
-		r.Fail(record.Provision, err)
+	if err := v(p, t.Context(), []*record.Record{r}, func(*record.Record) {}); err != nil {
+		t.Fatal(err)
 	}
 	return string(r.Bytes())
 }
@@ -95,10 +120,10 @@ func TestLifeCycle(t *testing.T) {
 	root := newRoot(t)
 	const missing = `{"nx":1,"kind":"host","name":"web1","machine":{"provider":"sandbox","state":"missing"},` +
 		`"error":{"stage":"provision","message":"check machine: it is missing"}}`
-	if got := run(t, root, (*provision.Provisioner).Check); got != missing {
+	if got := run(t, root, check); got != missing {
 		t.Errorf("check before apply writes\n%s\nwant\n%s", got, missing)
 	}
-	first := run(t, root, (*provision.Provisioner).Apply)
+	first := run(t, root, apply)
 	if got := login(t, root, first, "hostname; nix-store --version >/dev/null; echo kept >/root/kept"); got != "web1" {
 		t.Errorf("the host says %q", got)
 	}
@@ -106,7 +131,7 @@ func TestLifeCycle(t *testing.T) {
 	if want := `"authorizedKeys":["` + strings.TrimSpace(string(public)) + `"]`; err != nil || !strings.Contains(first, want) {
 		t.Errorf("apply writes\n%s\nwant %s in it (%v)", first, want, err)
 	}
-	for name, v := range map[string]verb{"apply": (*provision.Provisioner).Apply, "check": (*provision.Provisioner).Check} {
+	for name, v := range map[string]verb{"apply": apply, "check": check} {
 		if got := run(t, root, v); got != first {
 			t.Errorf("%s of a running host writes\n%s\nwant\n%s", name, got, first)
 		}
@@ -119,18 +144,18 @@ func TestLifeCycle(t *testing.T) {
 		t.Fatal(err)
 	}
 	stopped := strings.TrimSuffix(strings.Replace(first, `"up"`, `"stopped"`, 1), "}") + `,"error":{"stage":"provision","message":"check machine: it is stopped"}}`
-	if got, want := run(t, root, (*provision.Provisioner).Check), stopped; got != want {
+	if got, want := run(t, root, check), stopped; got != want {
 		t.Errorf("check of a stopped host writes\n%s\nwant\n%s", got, want)
 	}
-	if got, want := run(t, root, (*provision.Provisioner).Show), strings.Replace(first, `,"state":"up"`, "", 1); got != want {
+	if got, want := run(t, root, show), strings.Replace(first, `"up"`, `"stopped"`, 1); got != want {
 		t.Errorf("show writes\n%s\nwant\n%s", got, want)
 	}
-	again := run(t, root, (*provision.Provisioner).Apply)
+	again := run(t, root, apply)
 	if got := login(t, root, again, "cat /root/kept"); got != "kept" {
 		t.Errorf("after apply the stopped host has %q", got)
 	}
 	for range 2 {
-		if got := run(t, root, (*provision.Provisioner).Destroy); !strings.Contains(got, `"state":"missing"`) {
+		if got := run(t, root, destroy); !strings.Contains(got, `"state":"missing"`) {
 			t.Errorf("destroy writes\n%s\nwant\n%s", got, missing)
 		}
 	}
@@ -145,7 +170,7 @@ func TestFolderMoves(t *testing.T) {
 	parent := newRoot(t)
 	before, after := filepath.Join(parent, "before"), filepath.Join(parent, "after")
 	testhost.Reap(t, lab(after))
-	first := run(t, before, (*provision.Provisioner).Apply)
+	first := run(t, before, apply)
 	if err := os.Rename(before, after); err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +178,7 @@ func TestFolderMoves(t *testing.T) {
 	if err != nil || strings.Contains(string(b), parent) {
 		t.Errorf("the state has an absolute path, or none: %v\n%s", err, b)
 	}
-	if got := run(t, after, (*provision.Provisioner).Apply); got != first {
+	if got := run(t, after, apply); got != first {
 		t.Errorf("apply in the moved folder writes\n%s\nwant\n%s", got, first)
 	}
 	login(t, after, first, "true")
@@ -171,10 +196,9 @@ func TestRefuses(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			p := &sandbox.Provider{Root: t.TempDir()}
-			m := provision.Machine{Name: "web1", Deployment: json.RawMessage(`{"sandbox":` + tt.options + `}`)}
-			_, err := p.Ensure(t.Context(), m, nil, func(any) error { t.Error("something was remembered"); return nil })
+			_, err := p.Properties(web1(tt.options))
 			if err == nil || !strings.Contains(err.Error(), tt.wantErr) {
-				t.Errorf("Ensure with %s: %v, want %q", tt.options, err, tt.wantErr)
+				t.Errorf("Properties with %s: %v, want %q", tt.options, err, tt.wantErr)
 			}
 		})
 	}
@@ -183,12 +207,12 @@ func TestRefuses(t *testing.T) {
 // TestMain is also the process that TestKilled kills.
 func TestMain(m *testing.M) {
 	if root := os.Getenv("NXTEST_APPLY"); root != "" {
-		apply(root)
+		applyAndExit(root)
 	}
 	os.Exit(m.Run())
 }
 
-func apply(root string) {
+func applyAndExit(root string) {
 	p, err := provisioner(root)
 	if err != nil {
 		panic(err)
@@ -197,8 +221,8 @@ func apply(root string) {
 	if err != nil {
 		panic(err)
 	}
-	if err := p.Apply(context.Background(), r); err != nil {
-		panic(err)
+	if err := apply(p, context.Background(), []*record.Record{r}, func(*record.Record) {}); err != nil || r.Failed() {
+		panic(fmt.Sprint(err, r.Message()))
 	}
 	fmt.Println(string(r.Bytes()))
 	os.Exit(0)
@@ -252,7 +276,7 @@ func TestKilled(t *testing.T) {
 				}
 			}
 
-			line := run(t, root, (*provision.Provisioner).Apply)
+			line := run(t, root, apply)
 			login(t, root, line, "true")
 			if len(key) > 0 && !strings.Contains(line, strings.TrimSpace(string(key))) {
 				t.Errorf("the host is another one: %s, its key was %s", line, key)
@@ -266,7 +290,7 @@ func TestKilled(t *testing.T) {
 			if n := bridges(t, root); n != 1 {
 				t.Errorf("%d bridges are there, want 1", n)
 			}
-			if got := run(t, root, (*provision.Provisioner).Destroy); !strings.Contains(got, `"state":"missing"`) {
+			if got := run(t, root, destroy); !strings.Contains(got, `"state":"missing"`) {
 				t.Errorf("destroy writes %s", got)
 			}
 			if n := supervisors(t, root); n != 0 {

@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/google/renameio/v2"
+
+	"nx/pkg/cli"
+	"nx/pkg/provision"
+	"nx/pkg/record"
+	"nx/pkg/stream"
+)
+
+// A report is a table for people, or records.
+type report struct {
+	JSON bool `help:"Write records instead of a table."`
+}
+
+type plan struct {
+	report
+	Markdown bool `help:"Write the table in Markdown, for a review."`
+	ExitCode bool `help:"Exit with 3 when something would be done."`
+}
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *plan) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	if err := flags.Network.Check(); err != nil {
+		return err
+	}
+	if err := tableOrRecords(flags, c.JSON); err != nil {
+		return err
+	}
+	if c.JSON && c.Markdown {
+		return &cli.UsageError{Err: errors.New("--json and --markdown: they contradict each other")}
+	}
+	pr, done, err := provisioner(ctx, p, flags, false)
+	if err != nil {
+		return err
+	}
+	defer done()
+	hosts, err := pr.Wanted()
+	if err != nil {
+		return err
+	}
+	pending := false
+	var steps []provision.Step
+	s := p.Produce(record.Provision, hosts)
+	if !c.JSON {
+		s.Output.Take = func([]*record.Record) error { return printPlan(p.Stdout, steps, c.Markdown) }
+	}
+	err = stream.Run(ctx, s, func(ctx context.Context, in iter.Seq2[*record.Record, error], emit func(*record.Record)) error {
+		hosts, err := all(in)
+		if err != nil {
+			return err
+		}
+		chosen := map[string]bool{}
+		for _, r := range hosts {
+			chosen[r.Name()] = true
+		}
+		if steps, err = pr.Plan(ctx, func(name string) bool { return chosen[name] }, !p.Selects()); err != nil {
+			return err
+		}
+		for _, step := range steps {
+			pending = pending || step.Action != provision.Nothing
+			r, err := pr.Record(step)
+			if err != nil {
+				return err
+			}
+			emit(r)
+		}
+		return nil
+	})
+	if err == nil && pending && c.ExitCode {
+		return cli.ErrPending
+	}
+	return err
+}
+
+// printPlan writes a line for each step, and one for each property that is to change.
+func printPlan(out io.Writer, steps []provision.Step, markdown bool) error {
+	t := &table{markdown: markdown, head: []string{"NAME", "ACTION", "PROPERTY", "FROM", "TO"}}
+	same := 0
+	for _, s := range steps {
+		action := string(s.Action)
+		switch {
+		case s.Err != nil:
+			action = "error"
+		case s.Action == provision.Nothing && s.Why == "":
+			same++
+			continue
+		}
+		if s.Needs != "" {
+			action += " (" + s.Needs + ")"
+		}
+		if len(s.Properties) == 0 {
+			t.row(s.Ref.String(), action, s.Why, "", "")
+			continue
+		}
+		if s.Why != "" {
+			t.row(s.Ref.String(), action, s.Why, "", "")
+		}
+		for i, d := range s.Properties {
+			name, what := s.Ref.String(), action
+			if i > 0 || s.Why != "" {
+				name, what = "", ""
+			}
+			t.row(name, what, d.Name, provision.Text(d.From), provision.Text(d.To))
+		}
+	}
+	if len(t.rows) > 0 {
+		if err := t.write(out); err != nil {
+			return err
+		}
+	}
+	_, err := fmt.Fprintf(out, "%s%d to change, %d as they are\n", map[bool]string{true: "\n"}[markdown && len(t.rows) > 0], len(steps)-same, same)
+	return err
+}
+
+type check struct{ report }
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *check) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	return c.run(ctx, p, flags, true, func(pr *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
+		return pr.Check(ctx, hosts, emit)
+	})
+}
+
+type show struct{ report }
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *show) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	return c.run(ctx, p, flags, false, func(pr *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
+		for _, r := range hosts {
+			if err := pr.Show(ctx, r); err != nil {
+				r.Fail(record.Provision, err)
+			}
+			emit(r)
+		}
+		resources, err := pr.ShowResources()
+		for _, r := range resources {
+			emit(r)
+		}
+		return err
+	})
+}
+
+// run reports of the machines in the state and, when it is named, in the network.
+func (c *report) run(ctx context.Context, p *cli.Process, flags *commands, change bool,
+	verb func(*provision.Provisioner, context.Context, []*record.Record, func(*record.Record)) error) error {
+	if err := tableOrRecords(flags, c.JSON); err != nil {
+		return err
+	}
+	pr, done, err := provisioner(ctx, p, flags, change)
+	if err != nil {
+		return err
+	}
+	defer done()
+	hosts, err := pr.All()
+	if err != nil {
+		return err
+	}
+	s := p.Produce(record.Provision, hosts)
+	if !c.JSON {
+		s.Output.Take = func(hosts []*record.Record) error { return printHosts(p.Stdout, hosts) }
+	}
+	return stream.Run(ctx, s, func(ctx context.Context, in iter.Seq2[*record.Record, error], emit func(*record.Record)) error {
+		hosts, err := all(in)
+		if err != nil {
+			return err
+		}
+		return verb(pr, ctx, hosts, emit)
+	})
+}
+
+// printHosts writes what people want to know of hosts and resources at a glance.
+func printHosts(out io.Writer, records []*record.Record) error {
+	t := &table{head: []string{"NAME", "PROVIDER", "STATE", "TARGET", "ID"}}
+	for _, r := range records {
+		m := r.Get("machine")
+		if r.Kind() == record.KindResource {
+			t.row(r.Type()+"."+r.Name(), "", "", "", "")
+			continue
+		}
+		t.row(r.Name(), m.Get("provider").String(), m.Get("state").String(), r.Get("target").Get("host").String(), m.Get("id").String())
+	}
+	return t.write(out)
+}
+
+// A table is text in columns; an empty cell is "-", or is left out in front of a row
+// that goes on with the one above.
+type table struct {
+	markdown bool
+	head     []string
+	rows     [][]string
+}
+
+func (t *table) row(cells ...string) {
+	for i, c := range cells {
+		if c == "" && cells[0] != "" {
+			cells[i] = "-"
+		}
+	}
+	t.rows = append(t.rows, cells)
+}
+
+func (t *table) write(out io.Writer) error {
+	if t.markdown {
+		cells := strings.NewReplacer("|", `\|`, "\n", " ")
+		for i, row := range append([][]string{t.head}, t.rows...) {
+			for j := range row {
+				row[j] = cells.Replace(row[j])
+			}
+			if _, err := fmt.Fprintf(out, "| %s |\n", strings.Join(row, " | ")); err != nil {
+				return fmt.Errorf("write table: %w", err)
+			}
+			if i == 0 {
+				fmt.Fprintf(out, "|%s\n", strings.Repeat(" --- |", len(row)))
+			}
+		}
+		return nil
+	}
+	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
+	for _, row := range append([][]string{t.head}, t.rows...) {
+		for i := range row {
+			row[i] = record.OneLine(row[i])
+		}
+		fmt.Fprintln(w, strings.TrimRight(strings.Join(row, "\t"), "\t"))
+	}
+	if err := w.Flush(); err != nil {
+		return fmt.Errorf("write table: %w", err)
+	}
+	return nil
+}
+
+type sshConfig struct{}
+
+// Run is called by cli.Main after the flags are parsed.
+func (sshConfig) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	pr, done, err := provisioner(ctx, p, flags, false)
+	if err != nil {
+		return err
+	}
+	defer done()
+	hosts, err := pr.All()
+	if err != nil {
+		return err
+	}
+	s := p.Produce(record.Provision, hosts)
+	s.Output.Take = func(hosts []*record.Record) error {
+		root, err := filepath.Abs(p.Root)
+		if err != nil {
+			return err
+		}
+		config, known, err := provision.SSHConfig(root, hosts)
+		if err != nil {
+			return err
+		}
+		if known != "" {
+			file := filepath.Join(p.Root, provision.KnownHosts)
+			if err := renameio.WriteFile(file, []byte(known), 0o644, renameio.WithTempDir(filepath.Dir(file))); err != nil {
+				return fmt.Errorf("write host keys: %w", err)
+			}
+		}
+		_, err = io.WriteString(p.Stdout, config)
+		return err
+	}
+	return stream.Each(ctx, s, p.Jobs, pr.Show)
+}
