@@ -73,7 +73,7 @@ func (f *local) put(ctx context.Context, data []byte, version string, private bo
 		return "", err
 	}
 	if now.version != version {
-		return "", errChanged
+		return "", lost(errChanged)
 	}
 	mode := fs.FileMode(0o600)
 	if info, err := os.Stat(f.path); err == nil && !private {

@@ -85,9 +85,9 @@ type change struct {
 // file or s3://BUCKET/KEY, as README.md says. Where nothing is, the state is empty,
 // with no UUID.
 func Read(ctx context.Context, location string, o Options) (*State, error) {
-	s := &State{sealer: o.Sealer}
-	var err error
-	if s.storage, err = at(ctx, location); err == nil {
+	storage, err := at(ctx, location)
+	s := &State{sealer: o.Sealer, storage: storage}
+	if err == nil {
 		err = s.load(ctx, false)
 	}
 	if err != nil {
@@ -104,27 +104,31 @@ func Read(ctx context.Context, location string, o Options) (*State, error) {
 // in the clear and may have them sealed, they are sealed and written at once. To give
 // them to other recipients needs an identity that opens them.
 func Open(ctx context.Context, location string, o Options) (*State, error) {
-	s := &State{sealer: o.Sealer}
-	var err error
-	if s.storage, err = at(ctx, location); err != nil {
+	storage, err := at(ctx, location)
+	if err != nil {
 		return nil, fmt.Errorf("open state %s: %w", location, err)
 	}
+	return open(ctx, storage, o)
+}
+
+func open(ctx context.Context, storage storage, o Options) (*State, error) {
+	s := &State{sealer: o.Sealer, storage: storage}
 	wait := o.Wait
 	if wait == nil {
 		wait = func(Holder) {}
 	}
 	if err := s.storage.lock(ctx, wait); err != nil {
-		return nil, fmt.Errorf("lock state %s: %w", location, err)
+		return nil, fmt.Errorf("lock state %s: %w", storage, err)
 	}
 	s.locked = true
 	if err := s.load(ctx, true); err != nil {
-		return nil, errors.Join(fmt.Errorf("read state %s: %w", location, err), s.Close())
+		return nil, errors.Join(fmt.Errorf("read state %s: %w", storage, err), s.Close())
 	}
 	if s.content.UUID == "" {
 		s.content.UUID = newUUID()
 	}
 	if err := s.reseal(); err != nil {
-		return nil, errors.Join(fmt.Errorf("seal secrets of state %s: %w", location, err), s.Close())
+		return nil, errors.Join(fmt.Errorf("seal secrets of state %s: %w", storage, err), s.Close())
 	}
 	return s, nil
 }
@@ -424,7 +428,7 @@ func (s *State) store(next content) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), storing)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), storing, errSilent)
 	defer cancel()
 	version, err := s.storage.put(ctx, b, s.version, next.clear())
 	if err != nil {

@@ -20,7 +20,7 @@ func free(t *testing.T) Options {
 	return Options{Wait: func(h Holder) { t.Errorf("Open waits for %s, and nobody else is there", h) }}
 }
 
-func open(t *testing.T, file string) *State {
+func openFile(t *testing.T, file string) *State {
 	t.Helper()
 	s, err := Open(t.Context(), file, free(t))
 	if err != nil {
@@ -36,7 +36,7 @@ func TestState(t *testing.T) {
 	if err != nil || empty.UUID() != "" || len(empty.Entries(Machines)) != 0 {
 		t.Fatalf("Read without a file: %+v, %v", empty, err)
 	}
-	s := open(t, file)
+	s := openFile(t, file)
 	if !regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`).MatchString(s.UUID()) {
 		t.Errorf("UUID %q is not of version 4", s.UUID())
 	}
@@ -126,7 +126,7 @@ func TestState(t *testing.T) {
 // What does not change is not written: inode and bytes stay.
 func TestPutUnchanged(t *testing.T) {
 	file := filepath.Join(t.TempDir(), Path)
-	s := open(t, file)
+	s := openFile(t, file)
 	put := func() os.FileInfo {
 		t.Helper()
 		if err := s.Put(Entry{Type: Machines, Name: "web", Provider: "sandbox", Outputs: json.RawMessage(` {"a": 1} `)}); err != nil {
@@ -209,7 +209,7 @@ func hintOf(err error) string {
 }
 
 func TestPutRefuses(t *testing.T) {
-	s := open(t, filepath.Join(t.TempDir(), Path))
+	s := openFile(t, filepath.Join(t.TempDir(), Path))
 	for _, e := range []Entry{
 		{Type: Machines, Provider: "sandbox"},
 		{Type: Machines, Name: "web"},
@@ -226,7 +226,7 @@ func TestPutRefuses(t *testing.T) {
 // One at a time changes the state; who waits is told, and sees what the first wrote.
 func TestLock(t *testing.T) {
 	file := filepath.Join(t.TempDir(), Path)
-	first := open(t, file)
+	first := openFile(t, file)
 	waiting := make(chan Holder)
 	got := make(chan error)
 	go func() {
@@ -264,7 +264,7 @@ func TestLock(t *testing.T) {
 
 func TestConcurrentPut(t *testing.T) {
 	file := filepath.Join(t.TempDir(), Path)
-	s := open(t, file)
+	s := openFile(t, file)
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -284,7 +284,7 @@ func TestConcurrentPut(t *testing.T) {
 // What cannot be written is not remembered, and the error says so.
 func TestWriteFails(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), ".nx")
-	s := open(t, filepath.Join(dir, "state.json"))
+	s := openFile(t, filepath.Join(dir, "state.json"))
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
 	}

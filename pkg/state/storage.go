@@ -46,8 +46,14 @@ type object struct {
 var (
 	errChanged  = errors.New("it was changed by somebody else in the meantime")
 	errLost     = errors.New("its lock was taken away")
+	errSilent   = errors.New("no answer in time")
 	errUnlocked = errors.New("nobody has locked it")
 )
+
+// lost returns why this process may not write any longer, err.
+func lost(err error) error {
+	return &hinted{err, "nothing of the other's was overwritten: run this again when nobody else does; what was begun is found again"}
+}
 
 // at returns the storage of a location, a file or s3://BUCKET/KEY.
 func at(ctx context.Context, location string) (storage, error) {
