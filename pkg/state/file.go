@@ -21,7 +21,7 @@ type local struct {
 	name  string
 	path  string // name, or where it is a link to
 	flock *flock.Flock
-	held  os.FileInfo       // the lock file that is locked
+	held  os.FileInfo       // the lock file while it is locked
 	at    func(step string) // for tests: called before each step of put; may be nil
 }
 
@@ -181,7 +181,10 @@ func (f *local) holder() (h Holder) {
 	return h
 }
 
-func (f *local) unlock(context.Context) error { return f.flock.Unlock() }
+func (f *local) unlock(context.Context) error {
+	f.held = nil
+	return f.flock.Unlock()
+}
 
 // force refuses: the kernel unlocks when the process that has it ends.
 func (f *local) force(context.Context) (Holder, error) {

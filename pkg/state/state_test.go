@@ -3,7 +3,6 @@ package state
 import (
 	"bytes"
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -220,45 +219,6 @@ func TestPutRefuses(t *testing.T) {
 		if err := s.Put(e); err == nil {
 			t.Errorf("Put(%+v) succeeds", e)
 		}
-	}
-}
-
-// One at a time changes the state; who waits is told, and sees what the first wrote.
-func TestLock(t *testing.T) {
-	file := filepath.Join(t.TempDir(), Path)
-	first := openFile(t, file)
-	waiting := make(chan Holder)
-	got := make(chan error)
-	go func() {
-		second, err := Open(context.Background(), file, Options{Wait: func(h Holder) { waiting <- h }})
-		if err == nil {
-			if second.UUID() != first.UUID() {
-				err = fmt.Errorf("the second has uuid %s, want %s", second.UUID(), first.UUID())
-			}
-			err = errors.Join(err, second.Close())
-		}
-		got <- err
-	}()
-	if me := self(); true {
-		if h := <-waiting; h.Owner != me.Owner || h.PID != me.PID || h.ID == me.ID || h.Since.After(me.Since) {
-			t.Errorf("Open waits for %+v, want %s", h, me)
-		}
-	}
-	if err := first.Put(Entry{Type: Machines, Name: "web", Provider: "sandbox"}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Read(t.Context(), file, Options{}); err != nil {
-		t.Errorf("reading needs no lock: %v", err)
-	}
-	cancelled, cancel := context.WithCancel(t.Context())
-	if _, err := Open(cancelled, file, Options{Wait: func(Holder) { cancel() }}); !errors.Is(err, context.Canceled) {
-		t.Errorf("Open that is cancelled while it waits: %v", err)
-	}
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-got; err != nil {
-		t.Error(err)
 	}
 }
 
