@@ -10,7 +10,10 @@ key=/etc/ssh/ssh_host_ed25519_key
 next=$key.nx
 
 # What is called a public key is that of the private one, whatever lies beside it.
-public() { ssh-keygen -y -f "$1" | cut -d ' ' -f 1,2; }
+public() {
+	line=$(ssh-keygen -y -f "$1" </dev/null) || return
+	printf '%s\n' "$line" | cut -d ' ' -f 1,2
+}
 
 case $1 in
 make)
