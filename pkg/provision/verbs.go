@@ -122,7 +122,7 @@ func (p *Provisioner) check(ctx context.Context, r *record.Record, before map[Re
 		return err
 	}
 	if p.Dial != nil {
-		conn, err := dialEither(ctx, p.Dial, to)
+		at, err := p.reach(ctx, to)
 		if err != nil {
 			if ctx.Err() != nil {
 				return context.Cause(ctx)
@@ -132,7 +132,11 @@ func (p *Provisioner) check(ctx context.Context, r *record.Record, before map[Re
 			}
 			return err
 		}
-		conn.Close()
+		if e, ok := p.entry(t.Ref); ok {
+			if err := p.put(reached(e, at)); err != nil {
+				return err
+			}
+		}
 	}
 	if len(drift) > 0 {
 		if err := r.Set("drift", drift); err != nil {
@@ -143,16 +147,19 @@ func (p *Provisioner) check(ctx context.Context, r *record.Record, before map[Re
 	return nil
 }
 
-// dialEither connects to a target, or to where it was before.
-func dialEither(ctx context.Context, dial Dialer, t target.Target) (Conn, error) {
-	conn, err := dial(ctx, t)
-	if err == nil || t.Previous == nil {
-		return conn, err
+// reach connects to a target, or to where it was before, and returns where it was
+// reached.
+func (p *Provisioner) reach(ctx context.Context, t target.Target) (target.Target, error) {
+	conn, err := p.Dial(ctx, t)
+	if err != nil && t.Previous != nil {
+		if conn, perr := p.Dial(ctx, *t.Previous); perr == nil {
+			return *t.Previous, conn.Close()
+		}
 	}
-	if conn, perr := dial(ctx, *t.Previous); perr == nil {
-		return conn, nil
+	if err != nil {
+		return t, err
 	}
-	return nil, err
+	return t, conn.Close()
 }
 
 // drifted are the properties, addresses and states that are not as they were
