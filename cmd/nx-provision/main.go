@@ -28,6 +28,7 @@ import (
 	"nx/pkg/state"
 	"nx/pkg/stream"
 	"nx/pkg/target"
+	"nx/pkg/trace"
 )
 
 type commands struct {
@@ -270,8 +271,10 @@ func provisioner(ctx context.Context, p *cli.Process, flags *commands, change bo
 	if err != nil {
 		return nil, nil, &cli.UsageError{Err: fmt.Errorf("--age-recipient: %w", err)}
 	}
-	if err := network.Seal(filepath.Join(p.Root, ".nx")); change && err != nil {
-		return nil, nil, err
+	if change || len(flags.File) > 0 {
+		if err := network.Seal(filepath.Join(p.Root, ".nx")); err != nil {
+			return nil, nil, err
+		}
 	}
 	at := flags.StateAt(p.Root, state.Path)
 	options := state.Options{Sealer: sealer, Wait: func(h state.Holder) {
@@ -315,8 +318,12 @@ func provisioner(ctx context.Context, p *cli.Process, flags *commands, change bo
 	if len(flags.File) == 0 {
 		return pr, done, nil
 	}
+	nix := &nixcmd.Nix{Log: p.Log}
+	if trace.Supported() == nil {
+		nix.Trace = trace.Start
+	}
 	n := &network.Network{Files: flags.File, Format: flags.Format, OverrideInputs: flags.OverrideInput, Args: flags.NixArgs(), Name: flags.Name, UUID: st.UUID(),
-		Nix: &nixcmd.Nix{Log: p.Log}, Log: p.Log}
+		Nix: nix, Cache: &network.Cache{Dir: filepath.Join(p.Root, ".nx/eval")}, Log: p.Log}
 	pr.Describe = func(ctx context.Context, facts network.Facts) ([]provision.Thing, error) {
 		d, err := n.Describe(ctx, facts)
 		if err != nil {

@@ -70,7 +70,9 @@ func (e *Evaluator) Fact(r *record.Record) {
 		f := network.MachineFacts{
 			Provider:       text(machine.Get("provider")),
 			PublicIPv4:     text(machine.Get("publicIPv4")),
+			PublicIPv6:     text(machine.Get("publicIPv6")),
 			PrivateIPv4:    text(machine.Get("privateIPv4")),
+			PrivateIPv6:    text(machine.Get("privateIPv6")),
 			TargetHost:     text(target.Get("host")),
 			HostKeys:       keys(target.Get("hostKeys")),
 			AuthorizedKeys: keys(machine.Get("authorizedKeys")),

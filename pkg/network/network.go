@@ -137,7 +137,9 @@ type Facts struct {
 type MachineFacts struct {
 	Provider       string   `json:"provider,omitempty"` // who made it, as deployment.targetEnv
 	PublicIPv4     string   `json:"publicIPv4,omitempty"`
+	PublicIPv6     string   `json:"publicIPv6,omitempty"`
 	PrivateIPv4    string   `json:"privateIPv4,omitempty"`
+	PrivateIPv6    string   `json:"privateIPv6,omitempty"`
 	TargetHost     string   `json:"targetHost,omitempty"`
 	HostKeys       []string `json:"hostKeys,omitempty"`       // "ssh-ed25519 AAAA…"
 	AuthorizedKeys []string `json:"authorizedKeys,omitempty"` // root's, of its provider's making; of the same form

@@ -14,6 +14,8 @@ let
 
   optional = condition: value: if condition then [ value ] else [ ];
 
+  addressesOf = builtins.intersectAttrs { publicIPv4 = null; publicIPv6 = null; privateIPv4 = null; privateIPv6 = null; };
+
   # The address to reach the machine that fact is about, from one of the provider.
   addressFrom = provider: fact:
     if (fact.provider or "none") == provider && fact ? privateIPv4 then fact.privateIPv4 else fact.publicIPv4 or null;
@@ -56,7 +58,7 @@ rec {
     _file = "nx/facts";
     config = lib.mkMerge [
       {
-        networking = lib.filterAttrs (key: _: key == "publicIPv4" || key == "privateIPv4") (about name);
+        networking = addressesOf (about name);
         system = lib.mkIf (about name ? stateVersion) { stateVersion = lib.mkDefault (about name).stateVersion; };
         users.users.root.openssh.authorizedKeys = lib.mkIf (about name ? authorizedKeys) { keys = (about name).authorizedKeys; };
       }
@@ -69,5 +71,5 @@ rec {
 
   # Whether what is known of others is in the configuration of the machine called name.
   ofOthers = name: config: isTold name config
-    && any (fact: fact ? publicIPv4 || fact ? privateIPv4 || fact ? hostKeys) (attrValues (removeAttrs machines [ name ]));
+    && any (fact: addressesOf fact != { } || fact ? hostKeys) (attrValues (removeAttrs machines [ name ]));
 }
