@@ -48,7 +48,7 @@ func newBucket(ctx context.Context, location string) (*bucket, error) {
 	}
 	c, err := config.LoadDefaultConfig(ctx, config.WithRegion(region), config.WithLogger(logging.Nop{}))
 	if err != nil {
-		return nil, fmt.Errorf("read configuration of AWS: %w", err)
+		return nil, &hinted{fmt.Errorf("read configuration of AWS: %w", err), "correct AWS_PROFILE, or the files in ~/.aws"}
 	}
 	b.client = s3.NewFromConfig(c, func(o *s3.Options) {
 		if endpoint != "" {

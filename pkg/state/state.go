@@ -19,6 +19,7 @@
 //	        "properties": {"region": "ams3", "size": "s-1vcpu-1gb"},
 //	        "outputs": {"publicIPv4": "192.0.2.7"},
 //	        "target": {"host": "192.0.2.7", "hostKeys": ["ssh-ed25519 AAAA…"]},
+//	        "reached": {"host": "192.0.2.7"},
 //	        "needs": ["sshKeyPairs.admin"],
 //	        "secrets": {"hostKey": {"sealed": "YWdl…"}}
 //	      }

@@ -257,8 +257,38 @@ func TestWriteFails(t *testing.T) {
 	}
 }
 
+// The format is this: what is read is written with the same bytes, whatever the order
+// and the white space that it was read with.
+func TestFormat(t *testing.T) {
+	want := must(os.ReadFile("testdata/v2.json"))(t)
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, want); err != nil {
+		t.Fatal(err)
+	}
+	var anything map[string]any
+	if err := json.Unmarshal(want, &anything); err != nil {
+		t.Fatal(err)
+	}
+	sorted := bytes.Replace(must(json.Marshal(anything))(t), []byte(`"size":10.5`), []byte(`"size":10.50`), 1)
+	for _, text := range [][]byte{want, compact.Bytes(), sorted} {
+		if got := must(format(must(parse(text))(t)))(t); !bytes.Equal(got, want) {
+			t.Errorf("%s is written as\n%s\nwant\n%s", text, got, want)
+		}
+	}
+	e := must(parse(want))(t).Resources[Machines]["web1"]
+	if e.Provider != "digitalOcean" || fmt.Sprint(e.Tags) != "[eu web]" || e.ID != "4711" || e.State != "up" || string(e.Properties) != `{"keyPair":"sshKeyPairs.admin","size":"s-1vcpu-1gb"}` ||
+		string(e.Reached) != `{"host":"192.0.2.6"}` || fmt.Sprint(e.Needs) != "[sshKeyPairs.admin]" || len(e.Secrets) != 1 {
+		t.Errorf("web1 is read as %+v", e)
+	}
+}
+
 // Whatever is accepted is written so that it is read as the same, byte for byte.
 func FuzzParse(f *testing.F) {
+	whole, err := os.ReadFile("testdata/v2.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(whole)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := parse(b)
 		if err != nil {
