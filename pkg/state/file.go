@@ -82,6 +82,12 @@ func (f *local) put(ctx context.Context, data []byte, version string, private bo
 	if err := f.replace(data, mode); err != nil {
 		return "", err
 	}
+	if version == "" {
+		// The folder may be new too.
+		if err := syncDir(filepath.Dir(filepath.Dir(f.path))); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return "", err
+		}
+	}
 	return sum(data), nil
 }
 
@@ -127,16 +133,20 @@ func (f *local) replace(data []byte, mode fs.FileMode) error {
 	}
 	// The new name too must survive a crash.
 	step("sync folder")
-	dir, err := os.Open(filepath.Dir(f.path))
-	if err != nil {
-		return err
-	}
-	defer dir.Close()
-	if err := dir.Sync(); err != nil {
+	if err := syncDir(filepath.Dir(f.path)); err != nil {
 		return err
 	}
 	step("done")
 	return nil
+}
+
+func syncDir(name string) error {
+	dir, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
 }
 
 func (f *local) lock(ctx context.Context, wait func(Holder)) error {

@@ -199,6 +199,7 @@ func TestLocation(t *testing.T) {
 	}{
 		{"", "open state : its location is empty"},
 		{"gs://bucket/key", "neither a file nor s3://BUCKET/KEY"},
+		{"s3:/bucket/key", "neither a file nor s3://BUCKET/KEY"},
 		{"s3://bucket", "not as s3://BUCKET/KEY"},
 		{"s3:///key", "not as s3://BUCKET/KEY"},
 		{"s3://bucket/folder/", "not as s3://BUCKET/KEY"},

@@ -60,7 +60,7 @@ func at(ctx context.Context, location string) (storage, error) {
 	switch scheme, _, ok := strings.Cut(location, "://"); {
 	case location == "":
 		return nil, errors.New("its location is empty")
-	case !ok:
+	case !ok && !strings.HasPrefix(location, "s3:"):
 		return newFile(location), nil
 	case scheme == "s3":
 		return newBucket(ctx, location)
