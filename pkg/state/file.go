@@ -21,8 +21,10 @@ type local struct {
 	name  string
 	path  string // name, or where it is a link to
 	flock *flock.Flock
-	held  os.FileInfo       // the lock file while it is locked
-	at    func(step string) // for tests: called before each step of put; may be nil
+	held  os.FileInfo // the lock file while it is locked
+
+	unsure string            // the sum of what was written last, if it may not survive a crash
+	at     func(step string) // for tests: called before each step of put; may be nil
 }
 
 func newFile(name string) *local {
@@ -72,13 +74,14 @@ func (f *local) put(ctx context.Context, data []byte, version string, private bo
 	if err != nil {
 		return "", err
 	}
-	if now.version != version {
+	if now.version != version && (f.unsure == "" || now.version != f.unsure) {
 		return "", lost(errChanged)
 	}
 	mode := fs.FileMode(0o600)
 	if info, err := os.Stat(f.path); err == nil && !private {
 		mode = info.Mode().Perm()
 	}
+	f.unsure = sum(data)
 	if err := f.replace(data, mode); err != nil {
 		return "", err
 	}
@@ -88,6 +91,7 @@ func (f *local) put(ctx context.Context, data []byte, version string, private bo
 			return "", err
 		}
 	}
+	f.unsure = ""
 	return sum(data), nil
 }
 

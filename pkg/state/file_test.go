@@ -171,6 +171,40 @@ func TestMode(t *testing.T) {
 	mode("with sealed secrets", 0o644)
 }
 
+// What has its name already, and perhaps not for good, is replaced by the next write.
+func TestUnsureFile(t *testing.T) {
+	root := t.TempDir()
+	dir, away := filepath.Join(root, ".nx"), filepath.Join(root, "away")
+	s := openFile(t, filepath.Join(dir, "state.json"))
+	put := func(name string) error { return s.Put(Entry{Type: Machines, Name: name, Provider: "p"}) }
+	if err := put("web"); err != nil {
+		t.Fatal(err)
+	}
+	s.storage.(*local).at = func(step string) {
+		if step == "sync folder" {
+			if err := os.Rename(dir, away); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := put("db"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("Put whose folder goes away: %v", err)
+	}
+	s.storage.(*local).at = nil
+	if err := os.Rename(away, dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := s.Get(Machines, "db"); ok {
+		t.Error("what may not survive is remembered")
+	}
+	if err := put("cache"); err != nil {
+		t.Errorf("the next Put: %v", err)
+	}
+	if n := len(must(Read(t.Context(), s.storage.String(), Options{}))(t).All()); n != 2 {
+		t.Errorf("the file has %d machines, want 2", n)
+	}
+}
+
 // A state that is a link stays one, and is locked where it is.
 func TestLink(t *testing.T) {
 	dir := t.TempDir()
