@@ -27,8 +27,10 @@ import (
 // the event's attributes. Store paths and file names are left out: the line has no
 // room for them. An event that has the attributes done and all, or doneBytes and
 // allBytes, says how far a step is, with rate, bytes a second, how fast, with left,
-// seconds, how long it still takes, and with running how many things are in work. A
-// detail that does not say it hides no step that does.
+// seconds, how long it still takes, and with running how many things are in work; one
+// with elapsed, seconds, says how long a step has taken that cannot know more, and one
+// with took that the host's step is over. A detail that says none of it hides no step
+// that does.
 type live struct {
 	tool string
 	size func() (columns, rows int) // of the terminal, which may change
@@ -68,14 +70,28 @@ func (l *live) note(host, event string, detail bool, attrs []string) {
 		}
 		return
 	}
+	if slices.ContainsFunc(attrs, func(a string) bool { return strings.HasPrefix(a, "took ") }) {
+		if i >= 0 {
+			l.working = slices.Delete(l.working, i, i+1)
+		}
+		return
+	}
 	m, rest := cutMeasure(attrs)
+	far := m.String()
+	rest = slices.DeleteFunc(slices.Clone(rest), func(attr string) bool {
+		seconds, ok := strings.CutPrefix(attr, "elapsed ")
+		if n, err := strconv.ParseInt(seconds, 10, 64); ok && err == nil {
+			far = span(n)
+		}
+		return ok
+	})
 	if i < 0 {
 		i = len(l.working)
 		l.working = append(l.working, work{host: host})
 	}
-	if w := &l.working[i]; m != nil || !detail || w.far == "" {
-		rest = slices.DeleteFunc(slices.Clone(rest), func(attr string) bool { return strings.Contains(attr, " /") })
-		*w = work{host, event, m.String(), strings.Join(rest, ", ")}
+	if w := &l.working[i]; far != "" || !detail || w.far == "" {
+		rest = slices.DeleteFunc(rest, func(attr string) bool { return strings.Contains(attr, " /") })
+		*w = work{host, event, far, strings.Join(rest, ", ")}
 	}
 }
 

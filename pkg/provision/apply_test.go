@@ -383,7 +383,7 @@ func TestObsolete(t *testing.T) {
 	if q := s.questions(); q != "" {
 		t.Errorf("the sky was asked to %q", q)
 	}
-	wantText(t, "apply says", said.String(), `the network has it no longer, and it is still there" host=web`, `resource=nets.lan`)
+	wantText(t, "apply says", said.String(), `the network has it no longer, and it is still there" host=web`, `host=nets.lan`)
 	p.Allow.KillObsolete = true
 	apply(t, p)
 	if q := s.questions(); q != "destroy web, destroy lan" {

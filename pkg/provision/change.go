@@ -108,6 +108,9 @@ func change(m Maker, t Thing, e state.Entry, made bool) (Change, error) {
 	if e.Intent == updating && c.Action == Nothing {
 		c.Action, c.Why = Update, "its change was begun"
 	}
+	if _, ok := e.Secrets[injectedKey]; ok && c.Why == "" {
+		c.Why = "its first host key is to be replaced"
+	}
 	return c, nil
 }
 

@@ -26,6 +26,8 @@ type graph struct {
 	nodes  map[Ref]*node
 	facts  network.Facts // that all is from
 	rounds int
+
+	failed func(*node) // is told of each that failed, once
 }
 
 // A node is one thing in a graph.
@@ -125,7 +127,7 @@ func (g *graph) work(ctx context.Context, ensure func(context.Context, Thing) er
 			}
 			ready, err := g.ready(n)
 			if err != nil {
-				n.state, n.err = failed, err
+				g.end(n, err)
 			}
 			if !ready {
 				continue
@@ -150,11 +152,13 @@ func (g *graph) work(ctx context.Context, ensure func(context.Context, Thing) er
 		r := <-results
 		active--
 		n := r.node
-		n.state, n.err = done, r.err
-		if r.err != nil {
-			n.state = failed
-		} else if n.next != nil {
+		switch {
+		case r.err != nil:
+			g.end(n, r.err)
+		case n.next != nil:
 			n.thing, n.next, n.state = *n.next, nil, waiting
+		default:
+			n.state = done
 		}
 		// Who could not be described for want of this need not wait for all the others.
 		if ctx.Err() == nil && n.state == done && g.awaited(n.thing.Ref) {
@@ -245,8 +249,16 @@ func (g *graph) learn(ctx context.Context) bool {
 func (g *graph) fail(err error) {
 	for _, n := range g.nodes {
 		if n.state == waiting {
-			n.state, n.err = failed, err
+			g.end(n, err)
 		}
+	}
+}
+
+// end ends a thing that failed.
+func (g *graph) end(n *node, err error) {
+	n.state, n.err = failed, err
+	if g.failed != nil {
+		g.failed(n)
 	}
 }
 
@@ -268,10 +280,11 @@ func (g *graph) giveUp(ctx context.Context) {
 	}
 	for _, n := range g.nodes {
 		if n.state == waiting {
-			n.state, n.err = failed, n.thing.Err
-			if n.err == nil {
-				n.err = errors.New("what it needs was not made")
+			err := n.thing.Err
+			if err == nil {
+				err = errors.New("what it needs was not made")
 			}
+			g.end(n, err)
 		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"nx/pkg/network"
 	"nx/pkg/record"
@@ -129,14 +130,14 @@ func (p *Provisioner) Apply(ctx context.Context, hosts []*record.Record, everyth
 	if err := p.refresh(ctx, g.watched()); err != nil {
 		return err
 	}
-	g.work(ctx, p.ensure)
-	for _, ref := range slices.SortedFunc(maps.Keys(g.nodes), compareRefs) {
-		n := g.nodes[ref]
-		r := records[ref]
+	var invalid error
+	write := func(n *node) {
+		r := records[n.thing.Ref]
 		if r == nil {
 			var err error
-			if r, err = record.NewResource(ref.Type, ref.Name); err != nil {
-				return fmt.Errorf("name resource %s: %w", ref, err)
+			if r, err = record.NewResource(n.thing.Type, n.thing.Name); err != nil {
+				invalid = fmt.Errorf("name resource %s: %w", n.thing.Ref, err)
+				return
 			}
 		}
 		err := n.err
@@ -147,6 +148,17 @@ func (p *Provisioner) Apply(ctx context.Context, hosts []*record.Record, everyth
 			r.Fail(record.Provision, err)
 		}
 		emit(r)
+	}
+	// What failed is said at once; what is done may change when more is known.
+	g.failed = write
+	g.work(ctx, p.ensure)
+	for _, ref := range slices.SortedFunc(maps.Keys(g.nodes), compareRefs) {
+		if n := g.nodes[ref]; n.state != failed {
+			write(n)
+		}
+	}
+	if invalid != nil {
+		return invalid
 	}
 	if !everything || ctx.Err() != nil {
 		return nil
@@ -166,7 +178,7 @@ func (p *Provisioner) tidy(ctx context.Context, g *graph) error {
 		if ref.Type == state.Machines {
 			hint = "run nx-provision destroy --on " + e.Name
 		}
-		p.log().Warn("the network has it no longer, and it is still there", append(about(ref), "hint", hint)...)
+		p.log().Warn("the network has it no longer, and it is still there", "host", ref.String(), "hint", hint)
 	}
 	return nil
 }
@@ -184,7 +196,7 @@ func (p *Provisioner) obsolete(g *graph) []state.Entry {
 }
 
 // ensure brings one thing to what the network wants.
-func (p *Provisioner) ensure(ctx context.Context, t Thing) error {
+func (p *Provisioner) ensure(ctx context.Context, t Thing) (err error) {
 	if t.Type == state.Machines && t.Provider == None {
 		if e, made := p.entry(t.Ref); made {
 			return &movedError{t.Name, e.Provider, t.Provider}
@@ -207,7 +219,8 @@ func (p *Provisioner) ensure(ctx context.Context, t Thing) error {
 		return &refusedError{c}
 	}
 	if c.Action != Nothing {
-		p.step(t.Ref, c.Action)
+		end := p.step(t.Ref, c.Action)
+		defer func() { end(err) }()
 	}
 	switch c.Action {
 	case Replace:
@@ -231,7 +244,7 @@ func (p *Provisioner) ensure(ctx context.Context, t Thing) error {
 		}
 	}
 	if err := p.writeIdentity(e); err != nil {
-		p.log().Warn(err.Error(), append(about(t.Ref), "hint", "the tools that log in with it need it: nx-provision identities writes it")...)
+		p.log().Warn(err.Error(), "host", t.Ref.String(), "hint", "the tools that log in with it need it: nx-provision identities writes it")
 	}
 	e.Tags, e.Needs = sorted(t.Tags), refNames(references(t.Config))
 	return p.put(e)
@@ -380,7 +393,7 @@ func (p *Provisioner) DestroyAll(ctx context.Context, entries []state.Entry) err
 	var failures []error
 	p.destroyInOrder(ctx, entries, func(e state.Entry, err error) {
 		if err != nil {
-			p.log().Error(record.OneLine(err.Error()), about(refOf(e))...)
+			p.log().Error(record.OneLine(err.Error()), "host", refOf(e).String())
 			mu.Lock()
 			failures = append(failures, err)
 			mu.Unlock()
@@ -423,8 +436,10 @@ func (p *Provisioner) destroyInOrder(ctx context.Context, entries []state.Entry,
 		if err != nil {
 			return err
 		}
-		p.step(t.Ref, Destroy)
-		return p.destroy(ctx, maker, t, byRef[t.Ref])
+		end := p.step(t.Ref, Destroy)
+		err = p.destroy(ctx, maker, t, byRef[t.Ref])
+		end(err)
+		return err
 	})
 	for ref, n := range g.nodes {
 		done(byRef[ref], n.err)
@@ -642,18 +657,37 @@ func (p *Provisioner) put(e state.Entry) error {
 
 func (p *Provisioner) delete(ref Ref) error { return p.State.Delete(ref.Type, ref.Name) }
 
-// step announces what is done with a thing.
-func (p *Provisioner) step(ref Ref, a Action) {
-	doing := map[Action]string{Create: "creating", Update: "changing", Replace: "replacing", Start: "starting", Destroy: "destroying"}[a]
-	p.log().Info(doing, about(ref)...)
-}
-
-// about is the attribute of an event by which it is seen what it is about.
-func about(ref Ref) []any {
-	if ref.Type == state.Machines {
-		return []any{"host", ref.Name}
+// step announces what is done with a thing, and each second how long that has taken,
+// until what it returns is called.
+func (p *Provisioner) step(ref Ref, a Action) (end func(error)) {
+	words := map[Action][2]string{Create: {"creating", "created"}, Update: {"changing", "changed"}, Replace: {"replacing", "replaced"},
+		Start: {"starting", "started"}, Destroy: {"destroying", "destroyed"}}
+	doing, did := words[a][0], words[a][1]
+	log := p.log().With("host", ref.String())
+	log.Info(doing)
+	began := time.Now()
+	ended := make(chan struct{})
+	go func() {
+		tick := time.NewTicker(time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				// Below all that is written down: it is for who watches.
+				log.Log(context.Background(), slog.LevelDebug-4, doing, "elapsed", int(time.Since(began).Seconds()))
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func(err error) {
+		close(ended)
+		level := slog.LevelInfo
+		if err != nil {
+			level, did = slog.LevelDebug, "stopped "+doing // its record says why
+		}
+		log.Log(context.Background(), level, did, "took", time.Since(began).Round(time.Second))
 	}
-	return []any{"resource", ref.String()}
 }
 
 func (p *Provisioner) log() *slog.Logger {

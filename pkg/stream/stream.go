@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -55,11 +56,17 @@ type HostsError struct {
 	Failed *multierror.Error // each of its errors is a *HostError
 }
 
-// A HostError is why one host has an error.
+func isResource(err error) bool {
+	h := (*HostError)(nil)
+	return errors.As(err, &h) && h.Resource
+}
+
+// A HostError is why one host, or resource, has an error.
 type HostError struct {
-	Name    string
-	Stage   record.Stage
-	Message string
+	Name     string // "web1", or "sshKeyPairs.admin"
+	Resource bool
+	Stage    record.Stage
+	Message  string
 }
 
 func (e *HostError) Error() string { return fmt.Sprintf("%s: %s", e.Name, e.Message) }
@@ -71,6 +78,9 @@ func (e *HostsError) Error() string {
 		if h := (*HostError)(nil); errors.As(err, &h) {
 			names = append(names, fmt.Sprintf("%s (%s)", h.Name, cmp.Or(h.Stage, "unknown stage")))
 		}
+	}
+	if slices.ContainsFunc(e.Failed.Errors, isResource) {
+		return fmt.Sprintf("%d failed: %s", len(names), strings.Join(names, ", "))
 	}
 	return fmt.Sprintf("%d of %d hosts failed: %s", len(names), e.Hosts, strings.Join(names, ", "))
 }

@@ -229,7 +229,7 @@ func (w *writer) count(r *record.Record) {
 	if !r.Failed() {
 		return
 	}
-	multierror.Append(&w.tally.failed, &HostError{name, r.FailedStage(), r.Message()})
+	multierror.Append(&w.tally.failed, &HostError{name, r.Kind() == record.KindResource, r.FailedStage(), r.Message()})
 	if cause := r.Cause(); cause != nil {
 		args := []any{"host", name}
 		var hint interface{ Hint() string }
