@@ -1,0 +1,190 @@
+// Package conformance is the suite of tests that every provider passes. A provider's
+// test says how its cloud is made and misbehaves, a [World], and calls [Run], which lets
+// processes come, be killed and go in it: with the real [provision.Provisioner], a real
+// state file, and by hand. What must hold is what the documentation of [provision.Maker]
+// says, above all that of what is wanted there is one, and that it is known.
+package conformance
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"nx/pkg/provision"
+	"nx/pkg/state"
+)
+
+// A World is the outside of a provider: a cloud, a folder, a program. It outlives the
+// processes that ask it. Its methods but Maker and Others are not called while a process
+// is there.
+type World interface {
+	Traits() Traits
+
+	// Maker is the provider as a new process has it. It asks by the line only.
+	Maker(l *Line) provision.Maker
+
+	// Others make what else the things need, by resource type; nil when nothing.
+	Others(l *Line) map[string]provision.Maker
+
+	// Things are a network: a machine or resource of the provider for each of names, with
+	// what it needs. It is nil for a variant that the provider cannot have.
+	Things(v Variant, names ...string) []provision.Thing
+
+	// Count is how many things of the provider there are, by whomever they were made.
+	Count() int
+
+	// Misbehave lets the world be as f says from now on, for good with "". With an error
+	// that people are to be told, said is a part of what they read of it.
+	Misbehave(f Fault) (said string, ok bool)
+
+	// Remove and Tamper do behind our back what somebody can in the cloud's console:
+	// destroy a thing, and change one of its properties that Update can mend. Tamper
+	// returns the property's name.
+	Remove(id string) (ok bool)
+	Tamper(id string) (property string, ok bool)
+}
+
+// Traits are what there is to know of a world before it is used. The suite runs all that
+// is not declared as lacking, and holds the declarations against the world.
+type Traits struct {
+	Type     string // state.Machines, or the resources' type
+	Provider string // the machines' deployment.targetEnv, or the resources' type
+
+	// Lacks are what cannot be of this provider, and why.
+	Lacks map[Trait]string
+
+	// RealTime says that the world has processes which have a clock of their own. All
+	// others are in a bubble of [synctest]: their waiting takes no time, and their questions
+	// must not go through sockets.
+	RealTime bool
+}
+
+func (t Traits) machine() bool { return t.Type == state.Machines }
+
+// A Trait is what a provider may lack: a [Variant], a [Fault], or another.
+type Trait string
+
+// The traits that are no variant and no fault.
+const (
+	// Outside: things are anywhere but in the state. A provider without asks nobody.
+	Outside Trait = "outside"
+
+	// Questions: the provider asks by its line. One without can be killed between the
+	// calls of its Maker only.
+	Questions Trait = "questions"
+
+	Drift Trait = "drift" // a property can change behind our back, and Read sees it
+)
+
+// A Variant is what the network wants of things.
+type Variant = Trait
+
+// The variants. No provider lacks the first and the last.
+const (
+	First    Variant = "first"    // as they are at first
+	Changed  Variant = "changed"  // otherwise, so that Update can do it
+	Replaced Variant = "replaced" // otherwise, so that they must be made anew
+	Misspelt Variant = "misspelt" // with an option that is not there or of a wrong form
+)
+
+// A Fault is a way in which a world does not do what it is asked.
+type Fault = Trait
+
+// The faults.
+const (
+	Unauthorised Fault = "unauthorised" // it does not know who asks
+	Quota        Fault = "quota"        // it makes nothing more
+	RateLimit    Fault = "rate limit"   // its next answer is to come again after [RetryAfter]
+	Slow         Fault = "slow"         // its answers, and its things until they are up, take minutes
+)
+
+// RetryAfter is for how long a world with a rate limit wants to be left alone.
+const RetryAfter = 42 * time.Second
+
+// Run runs the suite. It calls world for each of its tests.
+func Run(t *testing.T, world func(t *testing.T) World) {
+	traits := world(t).Traits()
+	s := &suite{world: world, traits: traits}
+	t.Run("declarations", s.in(declarations))
+	t.Run("options", s.in(options))
+	t.Run("create twice is once", s.in(createTwice))
+	t.Run("destroy twice is fine", s.in(destroyTwice))
+	t.Run("read of many", s.in(readMany))
+	t.Run("apply twice changes nothing", s.in(applyTwice))
+	if s.has(Changed) {
+		t.Run("update", s.in(update))
+		t.Run("update of what is gone", s.in(updateGone))
+	}
+	if s.has(Replaced) {
+		t.Run("replacement has to be allowed", s.in(replace))
+	}
+	if s.has(Outside) {
+		t.Run("deleted behind our back", s.in(removed))
+	}
+	if s.has(Drift) {
+		t.Run("changed behind our back", s.in(tampered))
+	}
+	t.Run("switch", s.in(switched))
+	for _, f := range []struct {
+		fault Fault
+		test  func(*deployment)
+	}{{Unauthorised, unauthorised}, {Quota, quota}, {RateLimit, rateLimit}, {Slow, slow}} {
+		if s.has(f.fault) {
+			t.Run(string(f.fault), s.in(f.test))
+		}
+	}
+	t.Run("create, cut", s.cuts(created))
+	t.Run("create and destroy, cut", s.cuts(createdAndDestroyed))
+	t.Run("destroy, cut", s.cuts(destroyed))
+	if s.has(Changed) {
+		t.Run("update, cut", s.cuts(updated))
+	}
+	if s.has(Replaced) {
+		t.Run("replace, cut", s.cuts(replaced))
+	}
+}
+
+type suite struct {
+	world  func(t *testing.T) World
+	traits Traits
+}
+
+func (s *suite) has(trait Trait) bool {
+	_, lacks := s.traits.Lacks[trait]
+	return !lacks
+}
+
+// in runs a test in a world of its own.
+func (s *suite) in(test func(*deployment)) func(*testing.T) {
+	run := func(t *testing.T) { test(newDeployment(t, s.world(t))) }
+	if s.traits.RealTime {
+		return run
+	}
+	return func(t *testing.T) { synctest.Test(t, run) }
+}
+
+// maxSteps is how many steps one verb may take with one thing. Who needs more asks in
+// circles.
+const maxSteps = 200
+
+// cuts runs a test once for each step that it has and each way to be cut there. The test
+// uses the cut that it gets for one process, and returns whether that came to it.
+func (s *suite) cuts(test func(d *deployment, c cut) bool) func(*testing.T) {
+	return func(t *testing.T) {
+		for _, kind := range []cutKind{killBefore, killAfter, interrupt, lose} {
+			if kind == lose && !s.has(Questions) {
+				continue
+			}
+			for at, more := 1, true; more; at++ {
+				if at > maxSteps {
+					t.Fatalf("after %d steps it is not done", maxSteps)
+				}
+				c := cut{at, kind}
+				ok := t.Run(c.String(), s.in(func(d *deployment) { more = test(d, c) }))
+				if !ok {
+					more = more && at < 10 // the rest would say the same
+				}
+			}
+		}
+	}
+}
