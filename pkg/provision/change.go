@@ -127,7 +127,18 @@ func differences(m Maker, wanted []Property, has json.RawMessage) ([]Difference,
 		if bytes.Equal(from, to) || p.Default && from != nil {
 			continue
 		}
-		all = append(all, Difference{p.Name, from, to, m.Effect(p.Name, from, to)})
+		effect := p.Effect
+		if effect == "" {
+			effect = m.Effect(p.Name, from, to)
+		}
+		all = append(all, Difference{p.Name, from, to, effect})
+	}
+	// What a maker does not name it wants no longer.
+	for _, name := range slices.Sorted(maps.Keys(properties)) {
+		from := canonical(properties[name])
+		if from != nil && !slices.ContainsFunc(wanted, func(p Property) bool { return p.Name == name }) {
+			all = append(all, Difference{name, from, nil, m.Effect(name, from, nil)})
+		}
 	}
 	return all, nil
 }

@@ -60,6 +60,10 @@ type Property struct {
 	// Default says that the value is the provider's choice, not the network's: it
 	// counts when the thing is made, and is no reason to change one that is there.
 	Default bool
+
+	// Effect is what it takes to change it, where the network says so; with "" the
+	// [Maker] is asked.
+	Effect Effect
 }
 
 // An Effect is what it takes to change a property of a thing that is there.

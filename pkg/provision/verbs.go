@@ -369,7 +369,7 @@ func (p *Provisioner) Import(ctx context.Context, provider, id, name string, hos
 		return nil, fmt.Errorf("import %s: %w", ref, err)
 	}
 	for _, e := range p.State.All() {
-		if refOf(e) == ref || e.Provider == provider && e.ID == id {
+		if refOf(e) == ref || e.Type == ref.Type && e.Provider == provider && e.ID == id {
 			return nil, fmt.Errorf("import %s %s: it is remembered already, as %s", provider, id, refOf(e))
 		}
 	}
