@@ -86,13 +86,18 @@ func (c *plan) Run(ctx context.Context, p *cli.Process, flags *commands) error {
 // printPlan writes a line for each step, and one for each property that is to change.
 func printPlan(out io.Writer, steps []provision.Step, markdown bool) error {
 	t := &table{markdown: markdown, head: []string{"NAME", "ACTION", "PROPERTY", "FROM", "TO"}}
-	same := 0
+	var pending, unknown, failed, same int
 	for _, s := range steps {
 		action := string(s.Action)
 		switch {
 		case s.Err != nil:
 			action = "error"
-		case s.Action == provision.Nothing && s.Why == "":
+			failed++
+		case s.Action != provision.Nothing:
+			pending++
+		case s.Why != "":
+			unknown++
+		default:
 			same++
 			continue
 		}
@@ -119,7 +124,17 @@ func printPlan(out io.Writer, steps []provision.Step, markdown bool) error {
 			return err
 		}
 	}
-	_, err := fmt.Fprintf(out, "%s%d to change, %d as they are\n", map[bool]string{true: "\n"}[markdown && len(t.rows) > 0], len(steps)-same, same)
+	summary := fmt.Sprintf("%d to change, %d as they are", pending, same)
+	if unknown > 0 {
+		summary += fmt.Sprintf(", %d not known yet", unknown)
+	}
+	if failed > 0 {
+		summary += fmt.Sprintf(", %d cannot be said", failed)
+	}
+	if markdown && len(t.rows) > 0 {
+		summary = "\n" + summary
+	}
+	_, err := fmt.Fprintln(out, summary)
 	return err
 }
 

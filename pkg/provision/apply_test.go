@@ -379,6 +379,7 @@ func TestObsolete(t *testing.T) {
 	apply(t, p)
 	s.questions()
 	p.Things = p.Things[1:2]
+	p.Describe = func(context.Context, network.Facts) ([]provision.Thing, error) { return p.Things, nil }
 	apply(t, p)
 	if q := s.questions(); q != "" {
 		t.Errorf("the sky was asked to %q", q)
@@ -460,7 +461,7 @@ func TestPlan(t *testing.T) {
 	}
 	want := `nets.wan {"action":"create","properties":[{"name":"image","to":"debian"}]}
 bad read options: deployment.sky is a number
-late {"action":"create","why":"known when nets.wan is made"}
+late {"why":"known when nets.wan is made"}
 new {"action":"create","properties":[{"name":"size","to":"3"},{"name":"image","to":"debian"}]}
 old 
 same 

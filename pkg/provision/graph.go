@@ -21,7 +21,7 @@ const maxRounds = 20
 // goroutine has it; the things are worked on by others.
 type graph struct {
 	p      *Provisioner
-	chosen func(Thing) bool // of the network's things; what they need comes with them
+	chosen func(Thing) bool // of the network's things; what they need comes with them; nil: the network is not asked
 	all    map[Ref]Thing    // the network's things, complete, and what those need
 	nodes  map[Ref]*node
 	facts  network.Facts // that all is from
@@ -227,7 +227,7 @@ func (g *graph) awaited(ref Ref) bool {
 // tells whether it did.
 func (g *graph) learn(ctx context.Context) bool {
 	facts := g.p.Facts()
-	if g.p.Describe == nil || reflect.DeepEqual(facts, g.facts) {
+	if g.p.Describe == nil || g.chosen == nil || reflect.DeepEqual(facts, g.facts) {
 		return false
 	}
 	if g.rounds++; g.rounds > maxRounds {

@@ -44,11 +44,7 @@ func (p *Provisioner) Plan(ctx context.Context, chosen func(name string) bool, e
 func (p *Provisioner) plan(t Thing) Step {
 	e, made := p.entry(t.Ref)
 	if refs := missing(t.Err); len(refs) > 0 {
-		s := Step{Change: Change{Ref: t.Ref, Why: fmt.Sprintf("known when %s is made", refs[0])}}
-		if !made {
-			s.Action = Create
-		}
-		return s
+		return Step{Change: Change{Ref: t.Ref, Why: fmt.Sprintf("known when %s is made", refs[0])}}
 	}
 	if t.Err != nil {
 		return Step{Change: Change{Ref: t.Ref}, Err: t.Err}
