@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -20,6 +21,7 @@ import (
 	"nx/pkg/nixcmd"
 	"nx/pkg/provision"
 	"nx/pkg/provision/command"
+	"nx/pkg/provision/digitalocean"
 	"nx/pkg/provision/keypair"
 	"nx/pkg/provision/none"
 	"nx/pkg/provision/sandbox"
@@ -289,14 +291,20 @@ func provisioner(ctx context.Context, p *cli.Process, flags *commands, change bo
 		return nil, nil, err
 	}
 	dialer := remote.Dialer{Root: p.Root, Log: p.Log}
+	droplets := &digitalocean.Provider{
+		Token: os.Getenv(digitalocean.TokenVariable), Deployment: st.UUID(), API: os.Getenv(digitalocean.APIVariable), Log: p.Log,
+	}
 	pr = &provision.Provisioner{
 		State: st,
 		Machines: map[string]provision.Maker{
-			"sandbox": &sandbox.Provider{Root: p.Root},
+			"digitalOcean": droplets,
+			"droplet":      droplets,
+			"sandbox":      &sandbox.Provider{Root: p.Root},
 		},
 		Resources: map[string]provision.Maker{
-			keypair.Type: keypair.Provider{},
-			command.Type: &command.Provider{Root: p.Root},
+			digitalocean.KeyType: droplets.Keys(),
+			keypair.Type:         keypair.Provider{},
+			command.Type:         &command.Provider{Root: p.Root},
 		},
 		Existing: &none.Provider{Probe: func(ctx context.Context, t target.Target) error {
 			conn, err := dialer.Dial(ctx, t)

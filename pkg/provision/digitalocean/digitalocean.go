@@ -26,12 +26,11 @@ import (
 	"nx/pkg/target"
 )
 
-// Envs are the deployment.targetEnv of droplets; the options stand under the same name.
-var Envs = []string{"digitalOcean", "droplet"}
-
-// TokenVariable is the environment variable that has the account's token, as NixOps
-// has it.
-const TokenVariable = "DIGITAL_OCEAN_AUTH_TOKEN"
+// Environment variables.
+const (
+	TokenVariable = "DIGITAL_OCEAN_AUTH_TOKEN" // the account's token, as NixOps has it
+	APIVariable   = "DIGITALOCEAN_API_URL"     // another API than DigitalOcean's own, as for its provider for Terraform
+)
 
 // defaultImage is what a droplet starts from when the network does not say.
 const defaultImage = "debian-13-x64"

@@ -1,0 +1,170 @@
+package cmd_test
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"nx/pkg/provision/digitalocean/dofake"
+	"nx/pkg/testhost"
+)
+
+const doToken = "dop_v1_0123456789abcdef0123456789abcdef"
+
+// A cloud is an account at DigitalOcean whose droplets are hosts of this machine.
+type cloud struct {
+	*dofake.API
+	url string
+	lab *testhost.Lab
+}
+
+func newCloud(t *testing.T) *cloud {
+	t.Helper()
+	dir := t.TempDir()
+	c := &cloud{lab: &testhost.Lab{Dir: filepath.Join(dir, "hosts"), IdentityFile: filepath.Join(dir, "id")}}
+	testhost.Reap(t, c.lab)
+	c.API = dofake.New(t, dofake.Options{
+		Token: doToken,
+		Boot:  func(d dofake.Droplet) (string, error) { return c.boot(t, d) },
+		Halt: func(d dofake.Droplet) {
+			if h, err := c.lab.Host(d.Name); err == nil {
+				_ = h.Stop(t.Context())
+			}
+		},
+	})
+	t.Cleanup(c.Wait)
+	server := httptest.NewServer(c.API)
+	t.Cleanup(server.Close)
+	c.url = server.URL
+	return c
+}
+
+// boot starts a droplet's host. At its first start it does what cloud-init does with
+// the user data and the keys.
+func (c *cloud) boot(t *testing.T, d dofake.Droplet) (string, error) {
+	_, err := c.lab.Host(d.Name)
+	first := errors.Is(err, testhost.ErrNoHost)
+	h, err := c.lab.Start(t.Context(), d.Name, testhost.Options{})
+	if err != nil || !first {
+		return h.Addr.String(), err
+	}
+	var data struct {
+		Keys map[string]string `json:"ssh_keys"`
+	}
+	if err := json.Unmarshal([]byte(strings.TrimPrefix(d.UserData, "#cloud-config\n")), &data); err != nil {
+		return "", err
+	}
+	return h.Addr.String(), errors.Join(
+		os.WriteFile(h.Disk("etc/ssh/ssh_host_ed25519_key"), []byte(data.Keys["ed25519_private"]), 0o600),
+		os.WriteFile(h.Disk("etc/ssh/ssh_host_ed25519_key.pub"), []byte(data.Keys["ed25519_public"]), 0o644),
+		os.WriteFile(h.Disk("etc/ssh/authorized_keys.d/root"), []byte(strings.Join(d.SSHKeys, "\n")+"\n"), 0o644),
+		h.Reboot(t.Context()),
+	)
+}
+
+// The network of one droplet is made as it stands, costs nothing when there is nothing
+// to do, is changed, checked and destroyed, and the token is nowhere.
+func TestDroplet(t *testing.T) {
+	testhost.Need(t, "root", "nix")
+	c := newCloud(t)
+	d := &deployment{t, t.TempDir()}
+	text, err := os.ReadFile("../pkg/network/testdata/networks/droplet.nix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.write("network.nix", string(text))
+	var said []string
+	run := func(status int, script string) result {
+		t.Helper()
+		c.ForgetRequests()
+		r := d.sh("export DIGITALOCEAN_API_URL=" + c.url + " DIGITAL_OCEAN_AUTH_TOKEN=" + doToken + "\n" + script)
+		said = append(said, r.stdout, r.stderr)
+		if r.status != status {
+			t.Fatalf("%s: got status %d, want %d\n%s%s", script, r.status, status, r.stdout, r.stderr)
+		}
+		return r
+	}
+	asked := func(most int) {
+		t.Helper()
+		if n := len(c.Requests()); n > most {
+			t.Errorf("requests: got %d, want at most %d: %v", n, most, c.Counts())
+		}
+	}
+
+	r := run(3, "nx-provision plan --exit-code -f network.nix")
+	if asked(0); !strings.Contains(r.stdout, "s-1vcpu-1gb") {
+		t.Errorf("plan: %s", r.stdout)
+	}
+	r = run(1, "unset DIGITAL_OCEAN_AUTH_TOKEN; nx-provision -f network.nix")
+	if asked(0); !strings.Contains(r.stderr, "there is no token") || !strings.Contains(r.stderr, "hint: set DIGITAL_OCEAN_AUTH_TOKEN") {
+		t.Errorf("without a token: %s", r.stderr)
+	}
+	r = run(1, "export DIGITAL_OCEAN_AUTH_TOKEN=wrong; nx-provision -f network.nix")
+	if !strings.Contains(r.stderr, "DigitalOcean says: Unable to authenticate you") {
+		t.Errorf("with a wrong token: %s", r.stderr)
+	}
+
+	r = run(0, "nx-provision -f network.nix")
+	droplets := c.Droplets()
+	if len(droplets) != 1 || droplets[0].Name != "machine-1" {
+		t.Fatalf("droplets: got %+v", droplets)
+	}
+	h := hosts(t, r.stdout)["machine-1"]
+	if h.Get("target.host").Str != droplets[0].PublicIPv4 || h.Get("target.identityFile").Str != ".nx/id/ssh-key" ||
+		h.Get("machine.provider").Str != "digitalOcean" || h.Get("machine.state").Str != "up" || h.Get("machine.region").Str != "ams3" {
+		t.Errorf("record: got %s", h)
+	}
+	if own := h.Get("target.hostKeys"); len(own.Array()) != 1 || strings.Contains(droplets[0].UserData, own.Array()[0].Str) {
+		t.Errorf("host keys: got %s", own)
+	}
+
+	again := run(0, "nx-provision -f network.nix")
+	if asked(0); again.stdout != r.stdout {
+		t.Errorf("with nothing to do:\n got %s\nwant %s", again.stdout, r.stdout)
+	}
+	run(0, "nx-provision plan --exit-code -f network.nix")
+	asked(0)
+	run(0, "nx-provision check -f network.nix")
+	asked(2)
+
+	d.write("network.nix", strings.Replace(string(text), "s-1vcpu-1gb", "s-2vcpu-2gb", 1))
+	if r := run(1, "nx-provision -f network.nix"); !strings.Contains(r.stderr, "hint: say --allow-reboot") {
+		t.Errorf("resize without leave: %s", r.stderr)
+	}
+	asked(0)
+	run(0, "nx-provision --allow-reboot -f network.nix")
+	if d := c.Droplets()[0]; d.Size != "s-2vcpu-2gb" || d.Status != "active" {
+		t.Errorf("resized: got %+v", d)
+	}
+
+	run(0, "nx-provision stop")
+	if r := run(1, "nx-provision check -f network.nix"); !strings.Contains(r.stdout, "stopped") {
+		t.Errorf("check: %s", r.stdout)
+	}
+	run(0, "nx-provision -f network.nix")
+	if d := c.Droplets()[0]; d.Status != "active" {
+		t.Errorf("started: got %+v", d)
+	}
+	state, err := os.ReadFile(filepath.Join(d.dir, ".nx/state.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(state), doToken) || slices.ContainsFunc(said, func(s string) bool {
+		return strings.Contains(s, doToken) || strings.Contains(s, "PRIVATE KEY")
+	}) {
+		t.Errorf("the token is in %s or in %q", state, said)
+	}
+
+	run(0, "nx-provision destroy --yes")
+	if got := c.Droplets(); len(got) != 0 {
+		t.Errorf("destroyed: got %+v", got)
+	}
+	if n := c.Counts()["DELETE /v2/account/keys/{ssh_key_identifier}"]; n != 1 {
+		t.Errorf("the account's key was deleted %d times", n)
+	}
+}
