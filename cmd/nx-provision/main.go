@@ -280,7 +280,11 @@ func provisioner(ctx context.Context, p *cli.Process, flags *commands, change bo
 	}
 	at := flags.StateAt(p.Root, state.Path)
 	options := state.Options{Sealer: sealer, Wait: func(h state.Holder) {
-		p.Log.Warn("waiting for another nx-provision, which has the state: " + h.String())
+		var more []any
+		if strings.HasPrefix(at, "s3:") {
+			more = []any{"hint", "if that process is gone: nx-provision unlock --force"}
+		}
+		p.Log.Warn("waiting for another nx-provision, which has the state: "+h.String(), more...)
 	}}
 	open := state.Read
 	if change {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -142,8 +143,8 @@ type check struct{ report }
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *check) Run(ctx context.Context, p *cli.Process, flags *commands) error {
-	return c.run(ctx, p, flags, true, func(pr *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
-		return pr.Check(ctx, hosts, emit)
+	return c.run(ctx, p, flags, true, "DRIFT", func(pr *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
+		return pr.Check(ctx, hosts, !p.Selects(), emit)
 	})
 }
 
@@ -151,14 +152,14 @@ type show struct{ report }
 
 // Run is called by cli.Main after the flags are parsed.
 func (c *show) Run(ctx context.Context, p *cli.Process, flags *commands) error {
-	return c.run(ctx, p, flags, false, func(pr *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
+	return c.run(ctx, p, flags, false, "", func(pr *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
 		for _, r := range hosts {
 			if err := pr.Show(ctx, r); err != nil {
 				r.Fail(record.Provision, err)
 			}
 			emit(r)
 		}
-		resources, err := pr.ShowResources()
+		resources, err := pr.ShowResources(nil)
 		for _, r := range resources {
 			emit(r)
 		}
@@ -167,7 +168,7 @@ func (c *show) Run(ctx context.Context, p *cli.Process, flags *commands) error {
 }
 
 // run reports of the machines in the state and, when it is named, in the network.
-func (c *report) run(ctx context.Context, p *cli.Process, flags *commands, change bool,
+func (c *report) run(ctx context.Context, p *cli.Process, flags *commands, change bool, last string,
 	verb func(*provision.Provisioner, context.Context, []*record.Record, func(*record.Record)) error) error {
 	if err := tableOrRecords(flags, c.JSON); err != nil {
 		return err
@@ -183,7 +184,7 @@ func (c *report) run(ctx context.Context, p *cli.Process, flags *commands, chang
 	}
 	s := p.Produce(record.Provision, hosts)
 	if !c.JSON {
-		s.Output.Take = func(hosts []*record.Record) error { return printHosts(p.Stdout, hosts) }
+		s.Output.Take = func(hosts []*record.Record) error { return printHosts(p.Stdout, hosts, last) }
 	}
 	return stream.Run(ctx, s, func(ctx context.Context, in iter.Seq2[*record.Record, error], emit func(*record.Record)) error {
 		hosts, err := all(in)
@@ -194,18 +195,35 @@ func (c *report) run(ctx context.Context, p *cli.Process, flags *commands, chang
 	})
 }
 
-// printHosts writes what people want to know of hosts and resources at a glance.
-func printHosts(out io.Writer, records []*record.Record) error {
+// printHosts writes what people want to know of hosts and resources at a glance; last
+// is the head of one more column, for what is not as it was made, or "".
+func printHosts(out io.Writer, records []*record.Record, last string) error {
 	t := &table{head: []string{"NAME", "PROVIDER", "STATE", "TARGET", "ID"}}
+	if last != "" {
+		t.head = append(t.head, last)
+	}
 	for _, r := range records {
 		m := r.Get("machine")
+		cells := []string{r.Name(), m.Get("provider").String(), m.Get("state").String(), r.Get("target").Get("host").String(), m.Get("id").String()}
 		if r.Kind() == record.KindResource {
-			t.row(r.Type()+"."+r.Name(), "", "", "", "")
-			continue
+			cells[0] = r.Type() + "." + r.Name()
 		}
-		t.row(r.Name(), m.Get("provider").String(), m.Get("state").String(), r.Get("target").Get("host").String(), m.Get("id").String())
+		if last != "" {
+			cells = append(cells, drift(r))
+		}
+		t.row(cells...)
 	}
 	return t.write(out)
+}
+
+// drift is what of a record is not as it was remembered: "size: s-1 is s-2".
+func drift(r *record.Record) string {
+	var all []string
+	for _, d := range r.Get("drift").Array() {
+		text := func(key string) string { return provision.Text(json.RawMessage(d.Get(key).Raw)) }
+		all = append(all, fmt.Sprintf("%s: %s is %s", d.Get("name").String(), text("from"), text("to")))
+	}
+	return strings.Join(all, "; ")
 }
 
 // A table is text in columns; an empty cell is "-", or is left out in front of a row

@@ -502,12 +502,12 @@ func TestCheckAndMend(t *testing.T) {
 	s.things["id-other"].has["size"] = json.RawMessage(`"9"`)
 	s.questions()
 
-	got := run(t, must[[]*record.Record](t)(p.All()), p.Check)
+	got := run(t, must[[]*record.Record](t)(p.All()), all(p.Check))
 	wantText(t, "check writes", got,
 		`"name":"same","target":{"host":"same.sky.example"},"machine":{"provider":"sky","id":"id-same","state":"up","privateIPv4":"10.0.0.4"}}`,
 		`"state":"stopped","privateIPv4":"10.0.0.7"},"error":{"stage":"provision","message":"check machine: it is stopped"}}`,
 		`"name":"gone","target":{"host":"gone.sky.example"},"machine":{"provider":"sky","id":"id-gone","state":"missing","privateIPv4":"10.0.0.4"},"error":{"stage":"provision","message":"check machine: it is missing"}}`,
-		`"drift":[{"name":"size","from":"1","to":"9"}],"error":{"stage":"provision","message":"check machine: size is 9 and was 1"}}`,
+		`"drift":[{"name":"size","from":"1","to":"9"}],"error":{"stage":"provision","message":"check: size is 9 and was 1"}}`,
 		`"name":"never","machine":{"provider":"sky","state":"missing"},"error":{"stage":"provision","message":"check machine: it is missing"}}`,
 		`"id":"id-deaf","state":"unreachable","privateIPv4":"10.0.0.4"},"error":{"stage":"provision","message":"connect: no route to host"}}`)
 	if q := s.questions(); q != "read 5" {
@@ -524,7 +524,7 @@ func TestCheckAndMend(t *testing.T) {
 	if q := strings.Split(s.questions(), ", "); len(q) != 3 || !slices.Contains(q, "destroy gone") || !slices.Contains(q, "create gone") || !slices.Contains(q, "update other") {
 		t.Errorf("apply asked the sky to %q", q)
 	}
-	if got := run(t, must[[]*record.Record](t)(p.All()), p.Check); strings.Count(got, `"error"`) != 1 {
+	if got := run(t, must[[]*record.Record](t)(p.All()), all(p.Check)); strings.Count(got, `"error"`) != 1 {
 		t.Errorf("after apply, check writes\n%s\nwant one that does not answer", got)
 	}
 }
@@ -609,9 +609,9 @@ func TestPreviousTarget(t *testing.T) {
 	p := under(t, s, cloudy("web", `{}`))
 	p.Dial = func(context.Context, target.Target) (provision.Conn, error) { return conn{}, nil }
 	apply(t, p)
-	run(t, must[[]*record.Record](t)(p.All()), p.Check)
+	run(t, must[[]*record.Record](t)(p.All()), all(p.Check))
 	p.Things = []provision.Thing{machine("web", `{"targetEnv":"sky","targetPort":2222}`)}
 	wantText(t, "apply writes", apply(t, p), `"target":{"host":"web.sky.example","port":2222,"previous":{"host":"web.sky.example"}}`)
-	run(t, must[[]*record.Record](t)(p.All()), p.Check)
+	run(t, must[[]*record.Record](t)(p.All()), all(p.Check))
 	wantText(t, "after check, apply writes", apply(t, p), `"target":{"host":"web.sky.example","port":2222},`)
 }

@@ -255,7 +255,7 @@ func Text(v json.RawMessage) string {
 	var s string
 	var list []string
 	switch {
-	case v == nil:
+	case len(v) == 0:
 		return "-"
 	case json.Unmarshal(v, &s) == nil:
 		return s

@@ -41,9 +41,12 @@ func (e *inUseError) Error() string { return fmt.Sprintf("destroy it: %s needs i
 
 func (e *inUseError) Hint() string { return fmt.Sprintf("destroy %s, too, or before", e.user) }
 
-// A downError says that a machine is not up.
-type downError struct{ state State }
+// A downError says that a machine or a resource is not there, or does not run.
+type downError struct {
+	what  string
+	state State
+}
 
-func (e *downError) Error() string { return "check machine: it is " + string(e.state) }
+func (e *downError) Error() string { return "check " + e.what + ": it is " + string(e.state) }
 
 func (e *downError) Hint() string { return "nx-provision apply makes and starts machines" }

@@ -160,7 +160,15 @@ func (p *Provisioner) Apply(ctx context.Context, hosts []*record.Record, everyth
 	if invalid != nil {
 		return invalid
 	}
-	if !everything || ctx.Err() != nil {
+	if !everything {
+		// What was not chosen is still there for the network to refer to.
+		resources, err := p.ShowResources(func(ref Ref) bool { _, ok := g.nodes[ref]; return !ok })
+		for _, r := range resources {
+			emit(r)
+		}
+		return err
+	}
+	if ctx.Err() != nil {
 		return nil
 	}
 	return p.tidy(ctx, g)

@@ -119,7 +119,7 @@ func TestExistingHosts(t *testing.T) {
 	}
 	p.Things = p.Things[:1]
 	want = `{"nx":1,"kind":"host","name":"web1","tags":["a","web"],"target":{"host":"web1.example.org"},"machine":{"provider":"none","state":"up"}}` + "\n"
-	if got := run(t, must[[]*record.Record](t)(p.All()), p.Check); got != want {
+	if got := run(t, must[[]*record.Record](t)(p.All()), all(p.Check)); got != want {
 		t.Errorf("check writes\n%s\nwant\n%s", got, want)
 	}
 	if hosts := must[[]*record.Record](t)(p.Made()); len(hosts) != 0 {

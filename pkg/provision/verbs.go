@@ -23,10 +23,14 @@ func (p *Provisioner) Show(_ context.Context, r *record.Record) error {
 	return p.fill(r, t)
 }
 
-// ShowResources returns records of the resources that were made.
-func (p *Provisioner) ShowResources() ([]*record.Record, error) {
+// ShowResources returns records of the resources that were made and that wanted, if it
+// is not nil, wants.
+func (p *Provisioner) ShowResources(wanted func(Ref) bool) ([]*record.Record, error) {
 	var all []*record.Record
 	for _, ref := range p.MadeResources() {
+		if wanted != nil && !wanted(ref) {
+			continue
+		}
 		r, err := record.NewResource(ref.Type, ref.Name)
 		if err == nil {
 			err = p.fill(r, Thing{Ref: ref})
@@ -41,20 +45,33 @@ func (p *Provisioner) ShowResources() ([]*record.Record, error) {
 
 // Check asks how the hosts are: their providers, few questions for many, and themselves,
 // whether they let us in. A host that is not as it is remembered has an error that says
-// so. What was seen is remembered, so that plan and apply can mend it. It calls emit
-// for each, from several goroutines.
-func (p *Provisioner) Check(ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
+// so. With everything, resources are checked too. What was seen is remembered, so that
+// plan and apply can mend it. It calls emit for each, from several goroutines.
+func (p *Provisioner) Check(ctx context.Context, hosts []*record.Record, everything bool, emit func(*record.Record)) error {
 	before := map[Ref]state.Entry{}
 	var entries []state.Entry
-	for _, r := range hosts {
-		if e, ok := p.entry(Ref{state.Machines, r.Name()}); ok {
+	take := func(ref Ref) {
+		if e, ok := p.entry(ref); ok {
 			entries = append(entries, e)
-			before[refOf(e)] = e
+			before[ref] = e
+		}
+	}
+	for _, r := range hosts {
+		take(Ref{state.Machines, r.Name()})
+	}
+	if everything {
+		for _, ref := range p.MadeResources() {
+			take(ref)
 		}
 	}
 	failures, err := p.read(ctx, entries)
 	if err != nil {
 		return err
+	}
+	if everything {
+		if err := p.checkResources(before, failures, emit); err != nil {
+			return err
+		}
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, max(p.Jobs, 1))
@@ -76,6 +93,43 @@ func (p *Provisioner) Check(ctx context.Context, hosts []*record.Record, emit fu
 	}
 	wg.Wait()
 	return nil
+}
+
+// checkResources is Check of the resources, whose providers have been asked.
+func (p *Provisioner) checkResources(before map[Ref]state.Entry, failures map[Ref]error, emit func(*record.Record)) error {
+	resources, err := p.ShowResources(nil)
+	if err != nil {
+		return err
+	}
+	for _, r := range resources {
+		ref := Ref{r.Type(), r.Name()}
+		e, _ := p.entry(ref)
+		err := failures[ref]
+		if err == nil && State(e.State) == Missing {
+			err = &downError{"resource", Missing}
+		}
+		if err == nil {
+			err = setDrift(r, before[ref], e)
+		}
+		if err != nil {
+			r.Fail(record.Provision, err)
+		}
+		emit(r)
+	}
+	return nil
+}
+
+// setDrift writes what is not as it was remembered into a record, and returns it as an
+// error.
+func setDrift(r *record.Record, old, now state.Entry) error {
+	drift, err := drifted(old, now)
+	if err != nil || len(drift) == 0 {
+		return err
+	}
+	if err := r.Set("drift", drift); err != nil {
+		return err
+	}
+	return &driftError{drift}
 }
 
 // check is Check of one host, whose provider has been asked.
@@ -101,21 +155,17 @@ func (p *Provisioner) check(ctx context.Context, r *record.Record, before map[Re
 		if err := fillMachine(r, t.Provider, target.Target{}, Facts{State: Missing}); err != nil {
 			return err
 		}
-		return &downError{Missing}
+		return &downError{"machine", Missing}
 	}
 	e, _ := p.entry(t.Ref)
 	if err := p.fillMade(r, t, e); err != nil {
 		return err
 	}
 	if old.Intent == creating {
-		return fmt.Errorf("check machine: its creation was begun and not seen to end")
+		return fmt.Errorf("check: its creation was begun and not seen to end")
 	}
 	if State(e.State) != Up {
-		return &downError{State(e.State)}
-	}
-	drift, err := drifted(old, e)
-	if err != nil {
-		return err
+		return &downError{"machine", State(e.State)}
 	}
 	to, err := wayTo(t, e)
 	if err != nil {
@@ -138,13 +188,7 @@ func (p *Provisioner) check(ctx context.Context, r *record.Record, before map[Re
 			}
 		}
 	}
-	if len(drift) > 0 {
-		if err := r.Set("drift", drift); err != nil {
-			return err
-		}
-		return &driftError{drift}
-	}
-	return nil
+	return setDrift(r, old, e)
 }
 
 // reach connects to a target, or to where it was before, and returns where it was
@@ -202,7 +246,7 @@ func (e *driftError) Error() string {
 	for _, d := range e.drift {
 		what = append(what, fmt.Sprintf("%s is %s and was %s", d.Name, Text(d.To), Text(d.From)))
 	}
-	return "check machine: " + strings.Join(what, ", ")
+	return "check: " + strings.Join(what, ", ")
 }
 
 func (e *driftError) Hint() string {

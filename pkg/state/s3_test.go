@@ -18,8 +18,8 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
-	"github.com/johannesboyne/gofakes3"
-	"github.com/johannesboyne/gofakes3/backend/s3mem"
+
+	"nx/pkg/state/s3fake"
 )
 
 // A server is S3 in this process, with one bucket, shop. It lets a test see and bend
@@ -43,11 +43,7 @@ func newServer(t *testing.T) *server {
 	s := &server{counts: map[string]int{}}
 	there := os.Getenv("NXTEST_S3")
 	if there == "" {
-		backend := s3mem.New()
-		if err := backend.CreateBucket("shop"); err != nil {
-			t.Fatal(err)
-		}
-		s.s3 = corrected(gofakes3.New(backend).Server())
+		s.s3 = must(s3fake.New("shop"))(t)
 	} else {
 		to := must(url.Parse(there))(t)
 		s.s3 = &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
@@ -78,25 +74,6 @@ func newServer(t *testing.T) *server {
 	return s
 }
 
-// corrected lets gofakes3 remove only what has the ETag that it is asked to remove. It
-// does one thing at a time.
-func corrected(fake http.Handler) http.Handler {
-	var mu sync.Mutex
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		mu.Lock()
-		defer mu.Unlock()
-		if match := r.Header.Get("If-Match"); r.Method == "DELETE" && match != "" {
-			now := httptest.NewRecorder()
-			fake.ServeHTTP(now, httptest.NewRequest("HEAD", r.URL.Path, nil))
-			if now.Header().Get("ETag") != match {
-				refuse(w, http.StatusPreconditionFailed, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
-				return
-			}
-		}
-		fake.ServeHTTP(w, r)
-	})
-}
-
 func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.counts[r.Method+" "+strings.TrimPrefix(r.URL.Path, "/shop/")]++
@@ -110,12 +87,6 @@ func (s *server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !answered:
 		s.s3.ServeHTTP(w, r)
 	}
-}
-
-func refuse(w http.ResponseWriter, status int, code, message string) {
-	w.Header().Set("Content-Type", "application/xml")
-	w.WriteHeader(status)
-	fmt.Fprintf(w, "<Error><Code>%s</Code><Message>%s</Message></Error>", code, message)
 }
 
 // bend lets before answer requests from now on, where it wants to.
@@ -248,7 +219,7 @@ func TestBucketRefused(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			server.bend(func(w http.ResponseWriter, _ *http.Request) bool {
-				refuse(w, tt.status, tt.code, tt.message)
+				s3fake.Refuse(w, tt.status, tt.code, tt.message)
 				return true
 			})
 			_, err := openBucket(t, free(t))
@@ -420,7 +391,7 @@ func TestUnsureWrites(t *testing.T) {
 					server.s3.ServeHTTP(httptest.NewRecorder(), r)
 				}
 				down = true
-				refuse(w, 500, "InternalError", "We encountered an internal error")
+				s3fake.Refuse(w, 500, "InternalError", "We encountered an internal error")
 				return true
 			})
 			for _, name := range []string{"db", "cache"} {
@@ -453,7 +424,7 @@ func TestBucketConflict(t *testing.T) {
 		}
 		seen[r.URL.Path] = true
 		_, _ = io.Copy(io.Discard, r.Body)
-		refuse(w, 409, "ConditionalRequestConflict", "The conditional request cannot succeed due to a conflicting operation")
+		s3fake.Refuse(w, 409, "ConditionalRequestConflict", "The conditional request cannot succeed due to a conflicting operation")
 		return true
 	})
 	s := must(openBucket(t, free(t)))(t)
@@ -471,7 +442,7 @@ func TestUnlockWithoutConditions(t *testing.T) {
 	server.bend(func(w http.ResponseWriter, r *http.Request) bool {
 		refused := r.Method == "DELETE" && r.Header.Get("If-Match") != ""
 		if refused {
-			refuse(w, 501, "NotImplemented", "A header you provided implies functionality that is not implemented")
+			s3fake.Refuse(w, 501, "NotImplemented", "A header you provided implies functionality that is not implemented")
 		}
 		return refused
 	})

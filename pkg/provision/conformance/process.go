@@ -125,7 +125,7 @@ func (d *deployment) check(things []provision.Thing) error {
 			return err
 		}
 		var r reports
-		return errors.Join(p.Check(ctx, hosts, r.take), r.err())
+		return errors.Join(p.Check(ctx, hosts, true, r.take), r.err())
 	})
 	return err
 }

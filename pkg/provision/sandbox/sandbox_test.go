@@ -46,7 +46,7 @@ func apply(p *provision.Provisioner, ctx context.Context, hosts []*record.Record
 }
 
 func check(p *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
-	return p.Check(ctx, hosts, emit)
+	return p.Check(ctx, hosts, false, emit)
 }
 
 func show(p *provision.Provisioner, ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
