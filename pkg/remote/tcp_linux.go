@@ -57,7 +57,9 @@ func pace(c net.Conn) func() {
 // delivered so many bytes a second, when so many are on their way. A line holds
 // what it delivers in a round trip; a quarter of that more, and half a MiB, lets the
 // rate grow and bridges what the round trip varies by. A quarter of that has to go
-// before more is sent, so that one seldom looks. Next to a host there is nothing to
+// before more is sent, so that one seldom looks, but several times in a round trip: in
+// that time the rate doubles while TCP begins, and a line would run dry behind who
+// waits for what the old one takes. Next to a host there is nothing to
 // fill, and older kernels tell no rate (before 4.9).
 func tooEarly(onWay, rate uint64, trip time.Duration) time.Duration {
 	if trip < 2*time.Millisecond || rate == 0 {
@@ -68,7 +70,7 @@ func tooEarly(onWay, rate uint64, trip time.Duration) time.Duration {
 	if onWay <= limit {
 		return 0
 	}
-	return time.Duration(float64(onWay-limit+more/4) / float64(rate) * float64(time.Second))
+	return min(trip/8, time.Duration(float64(onWay-limit+more/4)/float64(rate)*float64(time.Second)))
 }
 
 // roundTrip returns the shortest round trip that the kernel has seen on c, 0 when c
