@@ -31,7 +31,7 @@ type Conn interface {
 type HostStore interface {
 	// QueryValidPaths and AddToStoreNar are those of [closure.Sink]. What was asked
 	// about with lock is not collected until the store is closed.
-	QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error)
+	QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) closure.Answer
 	AddToStoreNar(ctx context.Context, infos iter.Seq[store.Info], dump closure.Dump, added func(store.Info)) error
 	// QueryClosure returns paths and all they refer to.
 	QueryClosure(ctx context.Context, paths []store.Path) ([]store.Path, error)

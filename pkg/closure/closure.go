@@ -31,10 +31,11 @@ type Source interface {
 
 // A Sink is a store to copy to. What it locks stays locked until the sink is closed.
 type Sink interface {
-	// QueryValidPaths returns those of paths that are valid. With lock, none of
-	// paths, valid or not, is collected as garbage from now on. With substitute
-	// the store first fetches what it can from elsewhere.
-	QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error)
+	// QueryValidPaths asks which of paths are valid. Other such questions can be asked
+	// before the answer to this one is awaited, and AddCompressed can be called. With
+	// lock, none of paths, valid or not, is collected as garbage from then on. With
+	// substitute the store first fetches what it can from elsewhere.
+	QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) Answer
 
 	// Place returns what there is where the store is.
 	Place(ctx context.Context) (Place, error)
@@ -49,6 +50,9 @@ type Sink interface {
 	// the place; with one, the place must have zstd.
 	AddCompressed(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info)) error
 }
+
+// An Answer waits for the paths that were asked for.
+type Answer = func() ([]store.Path, error)
 
 // A Dump writes the NAR of an object.
 type Dump = func(context.Context, store.Path, io.Writer) error
@@ -117,6 +121,9 @@ type Progress struct {
 // request. What root refers to goes first, so that dst is whole after each object; whatever it has added
 // stays after an error, and another Copy sends the rest.
 //
+// To a dst that is far away the first objects may go while it is still asked for the
+// others, if it has room for the whole closure.
+//
 // Notify, if not nil, is called at each [Step], by one goroutine at a time. The
 // returned Progress is the last one, on error too.
 func (d *Depot) Copy(ctx context.Context, dst Sink, root store.Path, opt Options, notify func(Progress)) (Progress, error) {
@@ -125,7 +132,8 @@ func (d *Depot) Copy(ctx context.Context, dst Sink, root store.Path, opt Options
 	}
 	d.copies.Add(1)
 	defer d.copies.Add(-1)
-	c := &copying{depot: d, dst: dst, opt: opt, notify: notify, line: meter{compress: !opt.Near}}
+	c := &copying{depot: d, dst: dst, opt: opt, notify: notify, counted: make(chan struct{}),
+		infos: map[store.Path]store.Info{}, line: meter{compress: !opt.Near}}
 	err := c.copy(ctx, root)
 	return c.progress, err
 }
@@ -137,49 +145,63 @@ type copying struct {
 	opt    Options
 	notify func(Progress)
 
-	place Place
-	infos map[store.Path]store.Info // of what is missing
-	bulk  *bulk                     // nil unless something is expected to go compressed
-	line  meter
+	place  Place
+	infos  map[store.Path]store.Info // of what goes
+	bulk   *bulk                     // nil unless something is expected to go compressed
+	enough bool                      // is missing for a compressed copy
+	line   meter
+
+	giveUp  context.CancelFunc
+	counted chan struct{} // closed when it is known what is missing, or that nobody will know
 
 	mu       sync.Mutex
 	progress Progress
 }
 
-// step changes the progress and says so.
+// step changes the progress and says so, but not what goes before it is known how
+// much that will be.
 func (c *copying) step(s Step, f func(*Progress)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.progress.Step, c.progress.Path = s, ""
 	f(&c.progress)
-	c.notify(c.progress)
+	if s != Sending || c.progress.Missing > 0 {
+		c.notify(c.progress)
+	}
 }
 
 func (c *copying) copy(ctx context.Context, root store.Path) error {
+	ctx, c.giveUp = context.WithCancel(ctx)
+	defer c.giveUp()
 	lock := !c.opt.DryRun
 	if lock && (c.opt.Compress == Zstd || c.opt.Compress == Auto && !c.opt.Near) {
 		c.bulk = c.open(ctx)
 		defer c.bulk.close()
 	}
 	// Who has the root has all of it, and keeps all of it for the root's sake: that is
-	// a question of one path, where that for all would fill a long line for some
-	// round trips each way. Some more beside it take no longer.
-	ask, asked := []store.Info{{Path: root}}, 0
-	if known := c.depot.known(root); known != nil {
-		asked = min(beside, len(known)-1)
-		ask = append(slices.Clone(known[:asked]), known[len(known)-1])
+	// a question of one path, and some more beside it take no longer. The one for all
+	// others fills a long line for some round trips. If they are known by now it goes
+	// right behind, and who has the root waits for no answer to it.
+	infos := c.depot.known(root)
+	asked := min(beside, max(0, len(infos)-1))
+	first := c.ask(ctx, append(slices.Clone(infos[:asked]), store.Info{Path: root}), lock, false)
+	var rest lacking
+	if infos != nil {
+		rest = c.ask(ctx, infos[asked:len(infos)-1], lock, false)
 	}
-	missing, err := c.missing(ctx, ask, lock, false)
+	missing, err := first()
 	if err != nil {
 		return err
 	}
 	if n := len(missing); n == 0 || missing[n-1].Path != root {
-		c.step(Copying, count(nil))
+		c.count(nil)
 		return nil
 	}
-	infos, err := c.depot.sorted(ctx, root)
-	if err != nil {
-		return err
+	missing = missing[:len(missing)-1]
+	if infos == nil {
+		if infos, err = c.depot.sorted(ctx, root); err != nil {
+			return err
+		}
 	}
 	for _, info := range infos {
 		c.progress.Paths++
@@ -194,64 +216,95 @@ func (c *copying) copy(ctx context.Context, root store.Path) error {
 		}
 	}
 	last := len(infos) - 1 // the root's place
-	missing = missing[:len(missing)-1]
-	if rest := infos[asked:last]; len(rest) > 0 {
-		more, err := c.missing(ctx, rest, lock, false)
-		if err != nil {
-			return err
-		}
-		missing = append(missing, more...)
+	if rest == nil {
+		rest = c.ask(ctx, infos[asked:last], lock, false)
 	}
-	missing = append(missing, infos[last])
-	if c.opt.Substitute && !c.opt.DryRun && len(missing) > 0 {
-		c.step(Substituting, count(missing))
-		left, err := c.missing(ctx, missing, true, true)
+	c.enough = size(missing) >= worthwhile
+	if c.early() {
+		return c.sendEarly(ctx, missing, func() ([]store.Info, error) {
+			more, err := rest()
+			return append(more, infos[last]), err
+		})
+	}
+	more, err := rest()
+	if err != nil {
+		return err
+	}
+	missing = append(append(missing, more...), infos[last])
+	if c.opt.Substitute && !c.opt.DryRun {
+		c.step(Substituting, missed(missing))
+		left, err := c.ask(ctx, missing, true, true)()
 		if err != nil {
 			return err
 		}
 		c.progress.Substituted = len(missing) - len(left)
 		missing = left
 	}
-	c.step(Copying, count(missing))
+	c.count(missing)
 	if len(missing) == 0 || c.opt.DryRun {
 		return nil
 	}
 	if size := c.progress.MissingSize; c.place.Free > 0 && c.place.Free < size {
 		return &RoomError{Need: size, Free: c.place.Free}
 	}
-	return c.send(ctx, missing)
+	c.enough = c.progress.MissingSize >= worthwhile
+	return c.send(ctx, missing, nil)
 }
 
-// missing returns those of infos that the sink lacks.
-func (c *copying) missing(ctx context.Context, infos []store.Info, lock, substitute bool) ([]store.Info, error) {
+// A lacking waits for what the sink lacks of what was asked for.
+type lacking func() ([]store.Info, error)
+
+// ask asks for infos.
+func (c *copying) ask(ctx context.Context, infos []store.Info, lock, substitute bool) lacking {
+	if len(infos) == 0 {
+		return func() ([]store.Info, error) { return nil, nil }
+	}
 	paths := make([]store.Path, len(infos))
 	for i, info := range infos {
 		paths[i] = info.Path
 	}
-	valid, err := c.dst.QueryValidPaths(ctx, paths, lock, substitute)
-	if err != nil {
-		return nil, err
-	}
-	there := make(map[store.Path]bool, len(valid))
-	for _, path := range valid {
-		there[path] = true
-	}
-	var missing []store.Info
-	for _, info := range infos {
-		if !there[info.Path] {
-			missing = append(missing, info)
+	answer := c.dst.QueryValidPaths(ctx, paths, lock, substitute)
+	return func() ([]store.Info, error) {
+		valid, err := answer()
+		if err != nil {
+			return nil, err
 		}
+		there := make(map[store.Path]bool, len(valid))
+		for _, path := range valid {
+			there[path] = true
+		}
+		var missing []store.Info
+		for _, info := range infos {
+			if !there[info.Path] {
+				missing = append(missing, info)
+			}
+		}
+		return missing, nil
 	}
-	return missing, nil
 }
 
-func count(missing []store.Info) func(*Progress) {
+// count says what is missing.
+func (c *copying) count(missing []store.Info) {
+	c.step(Copying, missed(missing))
+	close(c.counted)
+}
+
+func missed(missing ...[]store.Info) func(*Progress) {
 	return func(p *Progress) {
-		p.Missing, p.MissingSize = len(missing), 0
-		for _, info := range missing {
-			p.MissingSize += info.NarSize
+		p.Missing, p.MissingSize = 0, 0
+		for _, infos := range missing {
+			p.Missing += len(infos)
+			p.MissingSize += size(infos)
 		}
 	}
+}
+
+// size is that of the objects' NARs, in bytes.
+func size(infos []store.Info) (n uint64) {
+	for _, info := range infos {
+		n += info.NarSize
+	}
+	return n
 }
 
 // beside is how many paths are asked for beside the first one: what they are called
@@ -261,22 +314,69 @@ const beside = 128
 // worthwhile is from how many bytes on a compressed copy takes a session of its own.
 const worthwhile = 256 << 10
 
-// send sends what is missing, each object as the line is best used then.
-func (c *copying) send(ctx context.Context, missing []store.Info) error {
-	c.infos = make(map[store.Path]store.Info, len(missing))
-	for i, info := range missing {
-		if c.opt.Sign != nil {
-			info.Sigs = append(slices.Clip(info.Sigs), c.opt.Sign(info))
-			missing[i] = info
-		}
-		c.infos[info.Path] = info
+// early tells whether what is missing of the first ones can go before it is known
+// what else is. There must be room for whatever that turns out to be, and the session
+// for compressed objects, since the store's own is busy with the question.
+func (c *copying) early() bool {
+	return c.bulk != nil && c.enough && c.compressed() && !c.opt.Substitute &&
+		(c.place.Free == 0 || c.place.Free >= c.progress.Size)
+}
+
+// sendEarly is send for what is missing of the first ones; rest waits for what else
+// is. A line gets fast only by being used (TCP's slow start), and here it is used some
+// round trips earlier.
+func (c *copying) sendEarly(ctx context.Context, missing []store.Info, rest lacking) error {
+	type result struct {
+		infos []store.Info
+		err   error
 	}
-	for len(missing) > 0 {
+	known := make(chan result, 1)
+	go func() {
+		infos, err := rest()
+		if err == nil {
+			c.step(Copying, missed(missing, infos))
+		}
+		known <- result{infos, err}
+		close(c.counted)
+	}()
+	err := c.send(ctx, missing, func() ([]store.Info, error) {
+		r := <-known
+		return r.infos, r.err
+	})
+	if err != nil {
+		c.giveUp()
+	}
+	<-c.counted
+	return err
+}
+
+// send sends what is missing, each object as the line is best used then. Rest, unless
+// it is nil, waits for what comes behind.
+func (c *copying) send(ctx context.Context, missing []store.Info, rest lacking) error {
+	var failed error
+	// more tells whether there is another object. All waits for the rest at once.
+	more := func(all bool) bool {
+		if rest != nil && (all || len(missing) == 0) {
+			var behind []store.Info
+			behind, failed = rest()
+			missing, rest = append(missing, behind...), nil
+		}
+		return failed == nil && len(missing) > 0
+	}
+	for {
 		zstd := c.compressed()
+		// The store's own session first answers.
+		if !more(!zstd) {
+			return failed
+		}
 		infos := func(yield func(store.Info) bool) {
-			for len(missing) > 0 && c.compressed() == zstd {
+			for more(false) && c.compressed() == zstd {
 				info := missing[0]
 				missing = missing[1:]
+				if c.opt.Sign != nil {
+					info.Sigs = append(slices.Clip(info.Sigs), c.opt.Sign(info))
+				}
+				c.infos[info.Path] = info
 				if !yield(info) {
 					return
 				}
@@ -292,7 +392,6 @@ func (c *copying) send(ctx context.Context, missing []store.Info) error {
 			return err
 		}
 	}
-	return nil
 }
 
 // compressed tells whether the next object is to go compressed. Hosts that are
@@ -301,7 +400,7 @@ func (c *copying) compressed() bool {
 	if c.opt.Compress != Auto {
 		return c.opt.Compress == Zstd
 	}
-	return c.place.Zstd && c.progress.MissingSize >= worthwhile && (c.line.compresses() || c.depot.shared())
+	return c.place.Zstd && c.enough && (c.line.compresses() || c.depot.shared())
 }
 
 // addCompressed is the sink's, by the call that is already open if there is one.
@@ -355,6 +454,7 @@ func (b *bulk) close() {
 }
 
 func (c *copying) added(info store.Info) {
+	<-c.counted // what it is one of is said first
 	c.step(Added, func(p *Progress) {
 		p.Path = info.Path
 		p.Sent++

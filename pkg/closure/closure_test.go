@@ -140,7 +140,7 @@ func (m *memory) nar(p store.Path) []byte {
 	return []byte(strings.Repeat(p.Name(), size/len(p.Name())+1))[:size]
 }
 
-func (m *memory) QueryValidPaths(_ context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error) {
+func (m *memory) QueryValidPaths(_ context.Context, paths []store.Path, lock, substitute bool) Answer {
 	m.ask(fmt.Sprintf("valid %d", len(paths)))
 	if lock {
 		m.locked = append(m.locked, paths...)
@@ -150,7 +150,8 @@ func (m *memory) QueryValidPaths(_ context.Context, paths []store.Path, lock, su
 			m.refs[p] = nil
 		}
 	}
-	return slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { _, ok := m.refs[p]; return !ok }), nil
+	valid := slices.DeleteFunc(slices.Clone(paths), func(p store.Path) bool { _, ok := m.refs[p]; return !ok })
+	return func() ([]store.Path, error) { return valid, nil }
 }
 
 func (m *memory) Place(context.Context) (Place, error) { return m.place, nil }
@@ -321,6 +322,6 @@ type broken struct {
 	err error
 }
 
-func (b broken) QueryValidPaths(context.Context, []store.Path, bool, bool) ([]store.Path, error) {
-	return nil, b.err
+func (b broken) QueryValidPaths(context.Context, []store.Path, bool, bool) Answer {
+	return func() ([]store.Path, error) { return nil, b.err }
 }

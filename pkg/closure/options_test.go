@@ -2,9 +2,13 @@ package closure
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"io"
 	"iter"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -93,6 +97,133 @@ func (s *signed) AddToStoreNar(ctx context.Context, infos iter.Seq[store.Info], 
 			}
 		}
 	}, dump, added)
+}
+
+// A distant sink does not answer the second question before it was sent something, or
+// when it must be sent nothing before that.
+type distant struct {
+	*memory
+	early bool
+	fails error // instead of the second answer
+
+	asked int
+	sent  chan struct{} // closed when something was
+	once  sync.Once
+}
+
+func (d *distant) QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) Answer {
+	answer := d.memory.QueryValidPaths(ctx, paths, lock, substitute)
+	if d.asked++; d.asked != 2 {
+		return answer
+	}
+	return func() ([]store.Path, error) {
+		if d.early {
+			select {
+			case <-d.sent:
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		select {
+		case <-d.sent:
+			if !d.early {
+				return nil, errors.New("something was sent before it was known what is missing")
+			}
+		default:
+		}
+		if d.fails != nil {
+			return nil, d.fails
+		}
+		return answer()
+	}
+}
+
+func (d *distant) AddCompressed(ctx context.Context, infos iter.Seq[store.Info], dump Dump, added func(store.Info)) error {
+	return d.memory.AddCompressed(ctx, infos, func(ctx context.Context, p store.Path, w io.Writer) error {
+		err := dump(ctx, p, w)
+		d.once.Do(func() { close(d.sent) })
+		return err
+	}, added)
+}
+
+// The first objects go while it is still asked for the others, if nothing is against
+// that; the question for those does not wait for the first answer.
+func TestEarly(t *testing.T) {
+	const n = 200 // objects beside the root
+	free := errors.New("the line broke")
+	for _, tt := range []struct {
+		name    string
+		opt     Options
+		place   Place
+		size    int
+		there   int  // of the first ones
+		full    bool // the sink is, after the first answer
+		fails   error
+		early   bool
+		wantErr string
+	}{
+		{name: "far", opt: Options{Compress: Auto}, place: Place{Zstd: true}, early: true},
+		{name: "always compressed", opt: Options{Compress: Zstd, Near: true}, place: Place{Zstd: true}, early: true},
+		{name: "just room for all", opt: Options{Compress: Auto}, place: Place{Zstd: true, Free: (n + 1) * 4 << 10}, early: true},
+		{name: "room for what is missing only", opt: Options{Compress: Auto}, place: Place{Zstd: true, Free: (n+1)*4<<10 - 1}, there: 1},
+		{name: "no room", opt: Options{Compress: Auto}, place: Place{Zstd: true, Free: 1},
+			wantErr: "0.8 MB are missing, but only 0.0 MB are free"},
+		{name: "near", opt: Options{Compress: Auto, Near: true}, place: Place{Zstd: true}},
+		{name: "plain", opt: Options{Compress: None}, place: Place{Zstd: true}},
+		{name: "no zstd", opt: Options{Compress: Auto}},
+		{name: "little of the first ones is missing", opt: Options{Compress: Auto}, place: Place{Zstd: true}, there: beside - 63},
+		{name: "just enough is", opt: Options{Compress: Auto}, place: Place{Zstd: true}, there: beside - 64, early: true},
+		{name: "the sink's caches may have it", opt: Options{Compress: Auto, Substitute: true}, place: Place{Zstd: true}},
+		{name: "dry run", opt: Options{Compress: Auto, DryRun: true}, place: Place{Zstd: true}},
+		{name: "no second answer", opt: Options{Compress: Auto}, place: Place{Zstd: true}, fails: free, early: true, wantErr: free.Error()},
+		{name: "no disk", opt: Options{Compress: Auto}, place: Place{Zstd: true}, full: true, early: true, wantErr: "no space left on device"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			src, dst := newMemory(""), newMemory("")
+			src.size, dst.size, dst.place = 4<<10, 4<<10, tt.place
+			for i := range n {
+				p := path(fmt.Sprint(i))
+				src.refs[p], src.refs[path("a")] = nil, append(src.refs[path("a")], p)
+				if i < tt.there {
+					dst.refs[p] = nil
+				}
+			}
+			if tt.full {
+				dst.full = path("0")
+			}
+			depot := &Depot{Source: src}
+			depot.Prepare(t.Context(), path("a"))
+			sink := &distant{memory: dst, early: tt.early, fails: tt.fails, sent: make(chan struct{})}
+			var steps []Step
+			sent, gone := 0, uint64(0)
+			got, err := depot.Copy(t.Context(), sink, path("a"), tt.opt, func(p Progress) {
+				steps = append(steps, p.Step)
+				if p.Step == Added {
+					sent++
+				}
+				gone = p.Gone
+			})
+			if tt.wantErr == "" && err != nil || tt.wantErr != "" && (err == nil || !strings.HasSuffix(err.Error(), tt.wantErr)) {
+				t.Errorf("error %v, want %q", err, tt.wantErr)
+			}
+			if sent != got.Sent || gone != got.Gone {
+				t.Errorf("told of %d objects, %d bytes; it was %+v", sent, gone, got)
+			}
+			if asked := strings.Join(dst.requests, ", "); !strings.HasPrefix(asked, "valid 129, valid 72") {
+				t.Errorf("sink was asked %s", asked)
+			}
+			if tt.wantErr != "" {
+				return
+			}
+			missing := n + 1 - tt.there
+			if got.Missing != missing || got.MissingSize != uint64(missing)*4<<10 || !tt.opt.DryRun && (got.Sent != missing || len(dst.refs) != n+1) {
+				t.Errorf("%d objects there, progress %+v", len(dst.refs), got)
+			}
+			if first := slices.IndexFunc(steps, func(s Step) bool { return s != Substituting }); steps[first] != Copying {
+				t.Errorf("steps %v", steps)
+			}
+		})
+	}
 }
 
 // Compression is judged when enough has gone to know the line, and tried once.

@@ -239,7 +239,7 @@ func binaries(b *testing.B) store.Path {
 }
 
 // system makes a local store with a system that refers to n objects.
-func system(b *testing.B, n int, data func(int) []byte) store.Path {
+func system(b testing.TB, n int, data func(int) []byte) store.Path {
 	b.Helper()
 	localStoreDir(b)
 	dir := b.TempDir()

@@ -51,7 +51,7 @@ type Conn interface {
 // A Store is the store of a host, as long as the process lives that serves it. Its
 // methods are those of [closure.Sink].
 type Store interface {
-	QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error)
+	QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) closure.Answer
 	AddToStoreNar(ctx context.Context, infos iter.Seq[store.Info], dump closure.Dump, added func(store.Info)) error
 	Close() error
 }

@@ -171,17 +171,17 @@ func (h *lab) nar() []byte { return make([]byte, cmp.Or(h.size, 120)) }
 
 type remoteStore struct{ *lab }
 
-func (s remoteStore) QueryValidPaths(_ context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error) {
+func (s remoteStore) QueryValidPaths(_ context.Context, paths []store.Path, lock, substitute bool) closure.Answer {
 	if substitute {
 		s.note("substitute %d, lock %v", len(paths), lock)
 		<-time.After(s.fetching)
 	} else {
 		s.note("ask for %d, lock %v", len(paths), lock)
 	}
-	if s.there || s.cached && substitute {
-		return paths, nil
+	if !s.there && (!s.cached || !substitute) {
+		paths = nil
 	}
-	return nil, nil
+	return func() ([]store.Path, error) { return paths, nil }
 }
 
 func (s remoteStore) AddToStoreNar(ctx context.Context, infos iter.Seq[store.Info], dump closure.Dump, added func(store.Info)) error {

@@ -179,10 +179,10 @@ func (d *delivery) onlyThere(ctx context.Context, h *host) (bool, error) {
 	if err != nil || len(here) > 0 {
 		return false, err
 	}
-	there, err := h.QueryValidPaths(ctx, path, !d.DryRun, false)
+	there, err := h.QueryValidPaths(ctx, path, !d.DryRun, false)()
 	if err == nil && len(there) == 0 && d.options.Substitute && !d.DryRun {
 		d.notify(closure.Progress{Step: closure.Substituting, Missing: len(path)})
-		there, err = h.QueryValidPaths(ctx, path, true, true)
+		there, err = h.QueryValidPaths(ctx, path, true, true)()
 		d.waiting.Store(false)
 	}
 	return len(there) > 0, err

@@ -188,14 +188,14 @@ func TestFake(t *testing.T) {
 				return command(ctx, io.TeeReader(stdin, &asked), io.MultiWriter(stdout, &answered), stderr)
 			})
 			for _, lock := range []bool{false, true} {
-				_, err = c.QueryValidPaths(t.Context(), all, lock, false)
+				_, err = c.QueryValidPaths(t.Context(), all, lock, false)()
 				check(t, err)
 				check(t, c.AddToStoreNar(t.Context(), slices.Values(infos[:len(infos)-1]), local.DumpStorePath, func(store.Info) {}))
-				_, err = c.QueryValidPaths(t.Context(), append(all, path), lock, true)
+				_, err = c.QueryValidPaths(t.Context(), append(all, path), lock, true)()
 				check(t, err)
 			}
 			check(t, c.AddToStoreNar(t.Context(), slices.Values(infos), local.DumpStorePath, func(store.Info) {}))
-			_, err = c.QueryValidPaths(t.Context(), all, true, false)
+			_, err = c.QueryValidPaths(t.Context(), all, true, false)()
 			check(t, errors.Join(err, c.Close()))
 
 			var fake bytes.Buffer

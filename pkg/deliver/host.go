@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"nx/pkg/closure"
 	"nx/pkg/record"
@@ -29,6 +30,7 @@ type host struct {
 	login   target.Target
 	moved   func() // called when something moves in either direction
 
+	begun  chan struct{}      // closed when the porter's script has gone
 	place  chan closure.Place // gets one
 	kept   chan struct{}      // closed when the root is there
 	keep   *io.PipeWriter     // the porter's stdin
@@ -54,7 +56,8 @@ func (c *Courier) open(ctx context.Context, conn Conn, t target.Target, path sto
 	if err != nil {
 		return nil, err
 	}
-	h := &host{courier: c, conn: conn, login: t, moved: moved, place: make(chan closure.Place, 1), kept: make(chan struct{}), done: make(chan struct{})}
+	h := &host{courier: c, conn: conn, login: t, moved: moved,
+		begun: make(chan struct{}), place: make(chan closure.Place, 1), kept: make(chan struct{}), done: make(chan struct{})}
 	h.Store = c.Open(ctx, func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
 		return run(ctx, conn, "exec "+serve, &movingReader{stdin, moved}, &movingWriter{stdout, moved}, stderr)
 	})
@@ -62,7 +65,7 @@ func (c *Courier) open(ctx context.Context, conn Conn, t target.Target, path sto
 	h.keep = told
 	go func() {
 		defer close(h.done)
-		h.ended = run(ctx, conn, fmt.Sprintf(porter, keep), stdin, &porterReader{h: h}, &h.stderr)
+		h.ended = run(ctx, conn, fmt.Sprintf(porter, keep), &begunReader{Reader: stdin, begun: h.begun}, &porterReader{h: h}, &h.stderr)
 		stdin.CloseWithError(io.ErrClosedPipe)
 	}()
 	if t.Login() == target.DefaultUser && !c.DryRun {
@@ -111,6 +114,17 @@ echo "free ${4:-?} ${z:+zstd}"
 read -r _ || exit 0
 { %s; } >/dev/null && echo kept
 `
+
+// QueryValidPaths asks behind the porter's few bytes: where many paths are asked for,
+// it would have to wait as long as they take.
+func (h *host) QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) closure.Answer {
+	select {
+	case <-h.begun:
+	case <-h.done:
+	case <-ctx.Done():
+	}
+	return h.Store.QueryValidPaths(ctx, paths, lock, substitute)
+}
 
 // Place returns what the porter found.
 func (h *host) Place(ctx context.Context) (closure.Place, error) {
@@ -225,6 +239,18 @@ func parsePlace(line string) closure.Place {
 		p.Zstd = slices.Contains(words[2:], "zstd")
 	}
 	return p
+}
+
+// A begunReader is a script's stdin, which is read behind the script, and says so.
+type begunReader struct {
+	io.Reader
+	begun chan struct{}
+	once  sync.Once
+}
+
+func (r *begunReader) Read(p []byte) (int, error) {
+	r.once.Do(func() { close(r.begun) })
+	return r.Reader.Read(p)
 }
 
 // A lineAhead has an empty line in front of the first bytes that there are.

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"nx/pkg/closure"
 	"nx/pkg/deliver"
@@ -123,6 +124,90 @@ func (s *countingSource) DumpStorePath(ctx context.Context, p store.Path, w io.W
 	s.dumps[p]++
 	s.mu.Unlock()
 	return s.Source.DumpStorePath(ctx, p, w)
+}
+
+// To a host far away the first objects go while it is asked for the others, which is
+// counted on the line: the second answer is held back until half a MB has gone.
+func TestFar(t *testing.T) {
+	h := testhost.Start(t, 1)[0]
+	check(t, h.Stretch(t.Context(), testhost.Line{Delay: 2 * time.Millisecond}))
+	path := system(t, 200, func(i int) []byte { return noise(i, 10_000) })
+	all := requisites(t, path)
+	gone := make(chan struct{})
+	var what []string
+	var got result
+	c := courier(t, func(e event) {
+		got.note(t, e)
+		switch e.what {
+		case "copying closure": // what went before that is kept by the process that was asked
+			inside(t, h, "nix-store --gc")
+			fallthrough
+		case "sending", "copied path":
+			what = append(what, e.what)
+		}
+	})
+	dial := c.Dial
+	c.Dial = func(ctx context.Context, to target.Target) (deliver.Conn, error) {
+		conn, err := dial(ctx, to)
+		return heldConn{conn, gone}, err
+	}
+	c.Depot.Prepare(t.Context(), path) // which may take longer than the login
+	_, err := run(t.Context(), t, c, hostRecord(t, h, path))
+	check(t, err)
+	if got.missing != len(all) || got.paths != len(all) || what[0] != "copying closure" {
+		t.Errorf("of %d objects: %+v; it began with %q", len(all), got, what[0])
+	}
+	inside(t, h, "nix-store --verify --check-contents && nix-store --check-validity "+path.StagedRoot())
+}
+
+// A heldConn holds back what nix-store --serve answers behind the first answer, until
+// half a MB of compressed objects has gone.
+type heldConn struct {
+	deliver.Conn
+	gone chan struct{}
+}
+
+func (c heldConn) Run(ctx context.Context, script string, stdin io.Reader, stdout, stderr io.Writer) (int, error) {
+	switch {
+	case strings.HasPrefix(script, "exec 'nix-store' '--serve'"):
+		// Two numbers greet, and nothing is what of the first paths is valid.
+		stdout = &heldWriter{Writer: stdout, free: 3 * 8, gone: c.gone}
+	case strings.Contains(script, "zstd -dcq"):
+		stdin = &goneReader{Reader: stdin, left: 500_000, gone: c.gone}
+	}
+	return c.Conn.Run(ctx, script, stdin, stdout, stderr)
+}
+
+type heldWriter struct {
+	io.Writer
+	free int // bytes that pass
+	gone <-chan struct{}
+}
+
+func (w *heldWriter) Write(b []byte) (int, error) {
+	n := min(w.free, len(b))
+	w.free -= n
+	if _, err := w.Writer.Write(b[:n]); err != nil || n == len(b) {
+		return n, err
+	}
+	<-w.gone
+	rest, err := w.Writer.Write(b[n:])
+	return n + rest, err
+}
+
+type goneReader struct {
+	io.Reader
+	left int
+	gone chan<- struct{} // closed when that was read
+}
+
+func (r *goneReader) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if r.left > 0 && r.left <= n {
+		close(r.gone)
+	}
+	r.left -= n
+	return n, err
 }
 
 // A target without zstd gets NARs as they are.

@@ -58,6 +58,8 @@ type Client struct {
 
 	greeted bool // its greeting was read, or awaited in vain
 
+	owed []*question // those whose answers were not read, in their order
+
 	cancel context.CancelCauseFunc // ends the server
 	done   chan struct{}           // closed when the server has ended
 	ended  error                   // what Run returned; read after done
@@ -115,22 +117,52 @@ func (c *Client) Close() error {
 	return nil
 }
 
-// QueryValidPaths returns those of paths that are valid in the server's store.
+// QueryValidPaths asks which of paths are valid in the server's store. What it
+// returns waits for the answer. Something else may be requested before that, other
+// questions without waiting for this one's answer.
+//
 // With lock, a server started with --write makes each of paths, valid or not, a
 // temporary root: none is collected as garbage while the server lives. With
 // substitute, the server first fetches what it lacks from its substituters.
-func (c *Client) QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) ([]store.Path, error) {
-	var valid []store.Path
-	err := c.exchange(ctx, func() error {
+func (c *Client) QueryValidPaths(ctx context.Context, paths []store.Path, lock, substitute bool) (answer func() ([]store.Path, error)) {
+	q := &question{paths: len(paths)}
+	err := c.guard(ctx, func() error {
 		c.out.number(opQueryValidPaths)
 		c.out.flag(lock)
 		c.out.flag(substitute)
 		c.out.paths(paths)
-		c.request()
-		valid = c.in.paths(uint64(len(paths)))
-		return c.in.err
+		c.flush()
+		c.owed = append(c.owed, q)
+		return nil // whether it could be sent, the answer tells
 	})
-	return valid, wrap(err, "query valid paths")
+	return func() ([]store.Path, error) {
+		if err == nil && !q.answered {
+			err = c.guard(ctx, func() error { return c.settle(q) })
+		}
+		return q.valid, wrap(err, "query valid paths")
+	}
+}
+
+// A question is one by QueryValidPaths.
+type question struct {
+	paths    int // that it is about
+	answered bool
+	valid    []store.Path // of them, once it was answered
+}
+
+// settle reads answers up to that of last, or all.
+func (c *Client) settle(last *question) error {
+	for len(c.owed) > 0 && (last == nil || !last.answered) {
+		q := c.owed[0]
+		c.greet()
+		q.valid = c.in.paths(uint64(q.paths))
+		if c.in.err != nil {
+			return c.in.err
+		}
+		q.answered = true
+		c.owed = c.owed[1:]
+	}
+	return nil
 }
 
 // QueryPathInfos returns what the store records of each of paths, in no
@@ -356,9 +388,19 @@ func lost(err error) error {
 	return &lostError{err}
 }
 
-// exchange runs one request and its answer. An error leaves the streams out of
-// step, so it ends the server.
+// exchange runs one request and its answer.
 func (c *Client) exchange(ctx context.Context, f func() error) error {
+	return c.guard(ctx, func() error {
+		if err := c.settle(nil); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
+// guard runs what uses the streams. An error leaves them out of step, so it ends
+// the server.
+func (c *Client) guard(ctx context.Context, f func() error) error {
 	if c.broken != nil {
 		return fmt.Errorf("server was given up: %w", c.broken)
 	}
@@ -376,10 +418,15 @@ func (c *Client) exchange(ctx context.Context, f func() error) error {
 
 // request sends what was written. An answer may follow.
 func (c *Client) request() {
+	c.flush()
+	c.greet()
+}
+
+// flush sends what was written. Where that fails no answer can be read.
+func (c *Client) flush() {
 	if err := c.out.w.Flush(); err != nil {
 		c.in.fail(err)
 	}
-	c.greet()
 }
 
 // greet reads the server's greeting, which comes before its first answer.

@@ -27,7 +27,7 @@ func le(n uint64) string {
 func ask(ctx context.Context, run Run) error {
 	c := Open(ctx, run)
 	defer c.Close()
-	_, err := c.QueryValidPaths(ctx, nil, false, false)
+	_, err := c.QueryValidPaths(ctx, nil, false, false)()
 	return err
 }
 

@@ -160,7 +160,7 @@ func testPair(t *testing.T, from, to nixStore) {
 	infos, err := source.QueryPathInfos(ctx, closure)
 	check(t, err)
 	infos = order(infos, want)
-	valid, err := sink.QueryValidPaths(ctx, closure, true, false)
+	valid, err := sink.QueryValidPaths(ctx, closure, true, false)()
 	check(t, err)
 	if len(valid) != 0 {
 		t.Fatalf("valid in an empty store: %q", valid)
@@ -170,7 +170,7 @@ func testPair(t *testing.T, from, to nixStore) {
 	if !slices.Equal(acked, want) {
 		t.Errorf("acknowledged\n got %q\nwant %q", acked, want)
 	}
-	valid, err = sink.QueryValidPaths(ctx, closure, true, false)
+	valid, err = sink.QueryValidPaths(ctx, closure, true, false)()
 	check(t, err)
 	if len(valid) != len(want) {
 		t.Errorf("valid after the copy: %q", valid)
@@ -195,6 +195,55 @@ func testPair(t *testing.T, from, to nixStore) {
 			t.Errorf("%s has other contents", p)
 		}
 	}
+}
+
+// Questions do not wait for answers, and an answer is there for who waits for it late.
+func TestQuestions(t *testing.T) {
+	setup(t)
+	s := nixStore{installed(t), t.TempDir()}
+	root := s.fill(t)
+	all := s.requisites(t, root)
+	asked := make(chan struct{})
+	run := Command(string(s.nix), "--store", s.dir, "--serve", "--write")
+	c := Open(t.Context(), func(ctx context.Context, stdin io.Reader, stdout, stderr io.Writer) error {
+		return run(ctx, stdin, gate{asked, stdout}, stderr)
+	})
+	first := c.QueryValidPaths(t.Context(), []store.Path{root}, true, false)
+	second := c.QueryValidPaths(t.Context(), all, true, false)
+	third := c.QueryValidPaths(t.Context(), nil, true, false)
+	close(asked)
+	for _, tt := range []struct {
+		answer func() ([]store.Path, error)
+		want   int
+	}{{first, 1}, {third, 0}} {
+		if got, err := tt.answer(); err != nil || len(got) != tt.want {
+			t.Errorf("%q is valid, error %v; want %d", got, err, tt.want)
+		}
+	}
+	fourth := c.QueryValidPaths(t.Context(), all[:2], true, false)
+	if infos, err := c.QueryPathInfos(t.Context(), all); err != nil || len(infos) != len(all) {
+		t.Errorf("%d infos, error %v", len(infos), err)
+	}
+	check(t, c.Close())
+	for _, tt := range []struct {
+		answer func() ([]store.Path, error)
+		want   int
+	}{{second, len(all)}, {fourth, 2}} {
+		if got, err := tt.answer(); err != nil || len(got) != tt.want {
+			t.Errorf("%q was valid, error %v; want %d", got, err, tt.want)
+		}
+	}
+}
+
+// A gate lets nothing through before it is open.
+type gate struct {
+	open <-chan struct{}
+	io.Writer
+}
+
+func (g gate) Write(b []byte) (int, error) {
+	<-g.open
+	return g.Writer.Write(b)
 }
 
 func sorted(paths []store.Path) []store.Path { return slices.Sorted(slices.Values(paths)) }
@@ -287,13 +336,13 @@ func TestAddFails(t *testing.T) {
 			if len(acked) != tt.acked {
 				t.Errorf("%d acknowledged, want %d", len(acked), tt.acked)
 			}
-			if _, err := sink.QueryValidPaths(t.Context(), paths, false, false); err == nil || !strings.Contains(err.Error(), "given up") {
+			if _, err := sink.QueryValidPaths(t.Context(), paths, false, false)(); err == nil || !strings.Contains(err.Error(), "given up") {
 				t.Errorf("next request: %v", err)
 			}
 			check(t, sink.Close())
 
 			again := to.open(t, "--write")
-			valid, err := again.QueryValidPaths(t.Context(), paths, false, false)
+			valid, err := again.QueryValidPaths(t.Context(), paths, false, false)()
 			check(t, err)
 			if !slices.Equal(sorted(valid), sorted(acked)) {
 				t.Errorf("valid after the error\n got %q\nwant %q", valid, acked)
