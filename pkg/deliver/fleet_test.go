@@ -63,9 +63,10 @@ func (s *fakeStore) serve(in io.Reader, out io.Writer) (err error) {
 		case 1: // QueryValidPaths: lock, substitute, paths
 			w.number()
 			w.number()
+			paths := w.texts() // or the end, when nobody waits for the answer
 			var there []string
 			s.mu.Lock()
-			for _, p := range w.texts() {
+			for _, p := range paths {
 				if s.valid[p] {
 					there = append(there, p)
 				}
