@@ -179,49 +179,52 @@ func TestEarly(t *testing.T) {
 		{name: "no disk", opt: Options{Compress: Auto}, place: Place{Zstd: true}, full: true, early: true, wantErr: "no space left on device"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			src, dst := newMemory(""), newMemory("")
-			src.size, dst.size, dst.place = 4<<10, 4<<10, tt.place
-			for i := range n {
-				p := path(fmt.Sprint(i))
-				src.refs[p], src.refs[path("a")] = nil, append(src.refs[path("a")], p)
-				if i < tt.there {
-					dst.refs[p] = nil
+			// Who waits for what does not come is found to.
+			synctest.Test(t, func(t *testing.T) {
+				src, dst := newMemory(""), newMemory("")
+				src.size, dst.size, dst.place = 4<<10, 4<<10, tt.place
+				for i := range n {
+					p := path(fmt.Sprint(i))
+					src.refs[p], src.refs[path("a")] = nil, append(src.refs[path("a")], p)
+					if i < tt.there {
+						dst.refs[p] = nil
+					}
 				}
-			}
-			if tt.full {
-				dst.full = path("0")
-			}
-			depot := &Depot{Source: src}
-			depot.Prepare(t.Context(), path("a"))
-			sink := &distant{memory: dst, early: tt.early, fails: tt.fails, sent: make(chan struct{})}
-			var steps []Step
-			sent, gone := 0, uint64(0)
-			got, err := depot.Copy(t.Context(), sink, path("a"), tt.opt, func(p Progress) {
-				steps = append(steps, p.Step)
-				if p.Step == Added {
-					sent++
+				if tt.full {
+					dst.full = path("0")
 				}
-				gone = p.Gone
+				depot := &Depot{Source: src}
+				depot.Prepare(t.Context(), path("a"))
+				sink := &distant{memory: dst, early: tt.early, fails: tt.fails, sent: make(chan struct{})}
+				var steps []Step
+				sent, gone := 0, uint64(0)
+				got, err := depot.Copy(t.Context(), sink, path("a"), tt.opt, func(p Progress) {
+					steps = append(steps, p.Step)
+					if p.Step == Added {
+						sent++
+					}
+					gone = p.Gone
+				})
+				if tt.wantErr == "" && err != nil || tt.wantErr != "" && (err == nil || !strings.HasSuffix(err.Error(), tt.wantErr)) {
+					t.Errorf("error %v, want %q", err, tt.wantErr)
+				}
+				if sent != got.Sent || gone != got.Gone {
+					t.Errorf("told of %d objects, %d bytes; it was %+v", sent, gone, got)
+				}
+				if asked := strings.Join(dst.requests, ", "); !strings.HasPrefix(asked, "valid 129, valid 72") {
+					t.Errorf("sink was asked %s", asked)
+				}
+				if tt.wantErr != "" {
+					return
+				}
+				missing := n + 1 - tt.there
+				if got.Missing != missing || got.MissingSize != uint64(missing)*4<<10 || !tt.opt.DryRun && (got.Sent != missing || len(dst.refs) != n+1) {
+					t.Errorf("%d objects there, progress %+v", len(dst.refs), got)
+				}
+				if first := slices.IndexFunc(steps, func(s Step) bool { return s != Substituting }); steps[first] != Copying {
+					t.Errorf("steps %v", steps)
+				}
 			})
-			if tt.wantErr == "" && err != nil || tt.wantErr != "" && (err == nil || !strings.HasSuffix(err.Error(), tt.wantErr)) {
-				t.Errorf("error %v, want %q", err, tt.wantErr)
-			}
-			if sent != got.Sent || gone != got.Gone {
-				t.Errorf("told of %d objects, %d bytes; it was %+v", sent, gone, got)
-			}
-			if asked := strings.Join(dst.requests, ", "); !strings.HasPrefix(asked, "valid 129, valid 72") {
-				t.Errorf("sink was asked %s", asked)
-			}
-			if tt.wantErr != "" {
-				return
-			}
-			missing := n + 1 - tt.there
-			if got.Missing != missing || got.MissingSize != uint64(missing)*4<<10 || !tt.opt.DryRun && (got.Sent != missing || len(dst.refs) != n+1) {
-				t.Errorf("%d objects there, progress %+v", len(dst.refs), got)
-			}
-			if first := slices.IndexFunc(steps, func(s Step) bool { return s != Substituting }); steps[first] != Copying {
-				t.Errorf("steps %v", steps)
-			}
 		})
 	}
 }

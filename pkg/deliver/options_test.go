@@ -146,6 +146,7 @@ func TestFar(t *testing.T) {
 			what = append(what, e.what)
 		}
 	})
+	c.Timeout = 30 * time.Second // else it would wait for ever
 	dial := c.Dial
 	c.Dial = func(ctx context.Context, to target.Target) (deliver.Conn, error) {
 		conn, err := dial(ctx, to)
