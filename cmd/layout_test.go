@@ -35,7 +35,6 @@ var imports = map[string][]string{
 	"pkg/provision/keypair":             {"pkg/provision"},
 	"pkg/provision/digitalocean":        {"pkg/provision", "pkg/target"},
 	"pkg/provision/digitalocean/dofake": {},
-	"pkg/provision/providertest":        {"pkg/provision", "pkg/state"},
 	"pkg/provision/none":                {"pkg/provision", "pkg/target"},
 	"pkg/provision/sandbox":             {"pkg/provision", "pkg/target", "pkg/testhost"},
 	"pkg/eval":                          {"pkg/record", "pkg/store", "pkg/network", "pkg/inputs"},

@@ -514,14 +514,36 @@ func (d *deployment) says(said string, err error) {
 	}
 }
 
-// oneLine looks whether err is one line for people.
+// oneLine looks whether err is one line for people, or one for each thing that failed.
 func (d *deployment) oneLine(what string, err error) {
 	d.t.Helper()
 	if err == nil {
 		d.t.Errorf("%s has no error", what)
-	} else if text := err.Error(); text == "" || strings.ContainsAny(text, "\n\r") || strings.TrimSpace(text) != text {
-		d.t.Errorf("%s: the error is not one line: %q", what, text)
+		return
 	}
+	for _, err := range joined(err) {
+		if text := err.Error(); text == "" || strings.ContainsAny(text, "\n\r") || strings.TrimSpace(text) != text {
+			d.t.Errorf("%s: the error is not one line: %q", what, text)
+		}
+	}
+}
+
+// joined returns the errors that [errors.Join] has made err of.
+func joined(err error) []error {
+	several, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return []error{err}
+	}
+	var lines []string
+	var all []error
+	for _, e := range several.Unwrap() {
+		lines = append(lines, e.Error())
+		all = append(all, joined(e)...)
+	}
+	if strings.Join(lines, "\n") != err.Error() {
+		return []error{err}
+	}
+	return all
 }
 
 // count is how many there are to be.

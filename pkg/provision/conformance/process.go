@@ -237,7 +237,7 @@ func (m *maker) step(do func() error) error {
 	return m.line.step(false, func() error {
 		err := do()
 		if err != nil {
-			m.d.oneLine("the maker", err)
+			m.d.oneLine("the maker", errors.New(err.Error())) // all of it, of whatever it is made
 		}
 		return err
 	})

@@ -1,23 +1,20 @@
 package digitalocean_test
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"net/http"
-	"slices"
 	"strconv"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/digitalocean/godo"
 
 	"nx/pkg/provision"
+	"nx/pkg/provision/conformance"
 	"nx/pkg/provision/digitalocean"
 	"nx/pkg/provision/digitalocean/dofake"
-	"nx/pkg/provision/providertest"
+	"nx/pkg/provision/keypair"
 	"nx/pkg/state"
 )
 
@@ -27,19 +24,15 @@ const (
 	publicKey  = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIKwk1o0oJXr0p0aR9o4dJ1bP0m0b7vYbJ8yq3V5o7c1Z ssh-key"
 )
 
-// TestMachines holds that droplets do what every provider's machines must do.
+// TestMachines holds that droplets do what every provider's machines must do, also where
+// lists show late what there is.
 func TestMachines(t *testing.T) {
-	providertest.Run(t, synctest.Test, func(t *testing.T) providertest.World { return newWorld(t, dofake.Options{}) })
-}
-
-// TestMachinesWhereListsLag holds the same of an account that shows late what it has.
-func TestMachinesWhereListsLag(t *testing.T) {
-	providertest.Run(t, synctest.Test, func(t *testing.T) providertest.World { return newWorld(t, dofake.Options{TagLag: 3}) })
+	conformance.Run(t, func(t *testing.T) conformance.World { return newWorld(t, dofake.Options{TagLag: 3}) })
 }
 
 // TestKeys holds the same of the account's ssh keys.
 func TestKeys(t *testing.T) {
-	providertest.Run(t, synctest.Test, func(t *testing.T) providertest.World { return keyWorld{newWorld(t, dofake.Options{})} })
+	conformance.Run(t, func(t *testing.T) conformance.World { return &keyWorld{newWorld(t, dofake.Options{})} })
 }
 
 // A world is a fake account.
@@ -68,7 +61,7 @@ func newWorld(t *testing.T, o dofake.Options) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, _, err := w.admin.Keys.Create(t.Context(), &godo.KeyCreateRequest{Name: "ssh-key", PublicKey: publicKey})
+	key, _, err := w.admin.Keys.Create(t.Context(), &godo.KeyCreateRequest{Name: "mine", PublicKey: publicKey})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,29 +83,8 @@ func reference(typ, name, id string, outputs any) map[string]any {
 	return map[string]any{"resource": map[string]string{"type": typ, "name": name}, "id": id, "outputs": outputs}
 }
 
-// dying passes requests through a process of the suite.
-type dying struct {
-	base http.RoundTripper
-	p    *providertest.Process
-}
-
-func (d dying) RoundTrip(r *http.Request) (resp *http.Response, err error) {
-	err = d.p.Ask(func() error {
-		resp, err = d.base.RoundTrip(r)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	return resp, nil
-}
-
 func (w *world) provider(base http.RoundTripper) *digitalocean.Provider {
 	return &digitalocean.Provider{Token: token, Deployment: deployment, API: "https://api.example.org", Transport: base}
-}
-
-func (w *world) Maker(p *providertest.Process) provision.Maker {
-	return w.provider(dying{w.api.Transport(), p})
 }
 
 // machine is a machine with options more than the world's; nil is one less.
@@ -127,111 +99,146 @@ func (w *world) machine(name string, more map[string]any) provision.Thing {
 	return provision.Thing{Ref: provision.Ref{Type: state.Machines, Name: name}, Provider: "digitalOcean", Config: config}
 }
 
-func (w *world) Thing() provision.Thing { return w.machine("web_1", nil) }
-
-func (w *world) IDs() []string {
-	var ids []string
-	for _, d := range w.api.Droplets() {
-		ids = append(ids, strconv.Itoa(d.ID))
-	}
-	return ids
+func (w *world) Traits() conformance.Traits {
+	return conformance.Traits{Type: state.Machines, Provider: "digitalOcean"}
 }
 
-func (w *world) Lose() {
-	for _, d := range w.api.Droplets() {
-		if _, err := w.admin.Droplets.Delete(w.t.Context(), d.ID); err != nil {
-			w.t.Fatal(err)
-		}
+func (w *world) Maker(l *conformance.Line) provision.Maker {
+	return w.provider(l.Transport(w.api.Transport()))
+}
+
+func (w *world) Others(l *conformance.Line) map[string]provision.Maker {
+	return map[string]provision.Maker{
+		keypair.Type: keypair.Provider{}, digitalocean.KeyType: w.provider(l.Transport(w.api.Transport())).Keys(),
 	}
 }
 
-func (w *world) Refuse(r providertest.Refusal) { w.api.On(faults(r, "POST /v2/droplets")) }
+func (w *world) Things(v conformance.Variant, names ...string) []provision.Thing {
+	more := map[conformance.Variant]map[string]any{
+		conformance.First:    {"volumes": nil},
+		conformance.Changed:  {"size": "s-1vcpu-2gb", "tags": []string{"db", "new"}, "volumes": []string{"logs", "data"}},
+		conformance.Replaced: {"volumes": nil, "vpc": "default-ams3"},
+		conformance.Misspelt: {"szie": "s-1vcpu-1gb"},
+	}[v]
+	// They get their keys as a network's do.
+	more["keyPair"], more["accountKey"] = nil, nil
+	all := []provision.Thing{{Ref: provision.Ref{Type: keypair.Type, Name: "admin"}, Provider: keypair.Type, Config: json.RawMessage("{}")}}
+	for _, name := range names {
+		all = append(all, w.machine(name, more))
+	}
+	return all
+}
 
-// faults are what a refusal is here; quota counts for one operation.
-func faults(r providertest.Refusal, create string) func(dofake.Request) dofake.Fault {
-	switch r {
-	case providertest.Unauthorized:
-		return dofake.Always("", dofake.Unauthorized)
-	case providertest.Quota:
-		return dofake.Always(create, dofake.Quota)
-	case providertest.RateLimit:
-		return func(r dofake.Request) dofake.Fault {
-			if r.Nth%2 == 1 { // each operation's first, third, …
-				return dofake.RateLimited(17)
+func (w *world) Count() int { return len(w.api.Droplets()) }
+
+func (w *world) Misbehave(f conformance.Fault) (string, bool) {
+	return w.misbehave(f, "POST /v2/droplets")
+}
+
+// misbehave has a quota refuse one operation.
+func (w *world) misbehave(f conformance.Fault, create string) (said string, ok bool) {
+	switch f {
+	case conformance.Unauthorised:
+		w.api.On(dofake.Always("", dofake.Unauthorized))
+		return "DigitalOcean says: Unable to authenticate you", true
+	case conformance.Quota:
+		w.api.On(dofake.Always(create, dofake.Quota))
+		return "DigitalOcean says: creating this/these droplet(s) will exceed your droplet limit", true
+	case conformance.RateLimit:
+		done := false
+		w.api.On(func(dofake.Request) dofake.Fault {
+			if done {
+				return dofake.Fault{}
 			}
-			return dofake.Fault{}
-		}
-	case providertest.Slow:
-		return dofake.Always("", dofake.Fault{Delay: 20 * time.Second})
+			done = true
+			return dofake.RateLimited(int(conformance.RetryAfter / time.Second))
+		})
+	case conformance.Slow:
+		w.api.On(dofake.Always("", dofake.Fault{Delay: 55 * time.Second}))
+	default:
+		w.api.On(nil)
 	}
-	return nil
+	return "", true
 }
 
-func (w *world) Changes() []provision.Thing {
-	return []provision.Thing{
-		w.machine("web_2", map[string]any{"tags": []string{"db", "new"}, "enableIpv6": true}),
-		w.machine("web_1", map[string]any{"volumes": []string{"logs"}}),
-		w.machine("web_1", map[string]any{"size": "s-1vcpu-2gb"}),
+func (w *world) Remove(id string) bool {
+	n, err := strconv.Atoi(id)
+	if err == nil {
+		_, err = w.admin.Droplets.Delete(w.t.Context(), n)
 	}
+	return err == nil
 }
 
-func (w *world) Drift() (string, any) {
-	for _, d := range w.api.Droplets() {
-		if _, _, err := w.admin.DropletActions.Rename(w.t.Context(), d.ID, "other"); err != nil {
-			w.t.Fatal(err)
-		}
+func (w *world) Tamper(id string) (string, bool) {
+	n, err := strconv.Atoi(id)
+	if err == nil {
+		_, _, err = w.admin.DropletActions.Rename(w.t.Context(), n, "other")
 	}
-	time.Sleep(10 * time.Second)
-	return "name", "other"
+	time.Sleep(10 * time.Second) // of a bubble
+	return "name", err == nil
 }
-
-func (w *world) Secrets() []string { return []string{token, "PRIVATE KEY"} }
 
 // A keyWorld is the part of the account where ssh keys are.
 type keyWorld struct{ *world }
 
-func (w keyWorld) Maker(p *providertest.Process) provision.Maker {
-	return w.provider(dying{w.api.Transport(), p}).Keys()
+func (w *keyWorld) Traits() conformance.Traits {
+	return conformance.Traits{Type: digitalocean.KeyType, Provider: digitalocean.KeyType, Lacks: map[conformance.Trait]string{
+		conformance.Changed: "a key is what it is",
+		conformance.Drift:   "a key is what it is",
+	}}
 }
 
-// another is the public key of a pair that the account does not have.
-const another = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAqvDxq0pF8sqHqSdXfZ4pZkK8jS6K7yF6m1bqvV9r2Q other"
+func (w *keyWorld) Maker(l *conformance.Line) provision.Maker {
+	return w.provider(l.Transport(w.api.Transport())).Keys()
+}
 
-func (w keyWorld) Thing() provision.Thing {
-	config, err := json.Marshal(map[string]any{"keyPair": reference("sshKeyPairs", "other", "other", map[string]string{"publicKey": another})})
-	if err != nil {
-		w.t.Fatal(err)
+func (w *keyWorld) Others(*conformance.Line) map[string]provision.Maker {
+	return map[string]provision.Maker{keypair.Type: keypair.Provider{}}
+}
+
+// Things are keys of key pairs: each of its own, and of another one when it is replaced.
+func (w *keyWorld) Things(v conformance.Variant, names ...string) []provision.Thing {
+	if v == conformance.Changed {
+		return nil
 	}
-	return provision.Thing{Ref: provision.Ref{Type: digitalocean.KeyType, Name: "other"}, Provider: digitalocean.KeyType, Config: config}
-}
-
-func (w keyWorld) keys() []godo.Key {
-	all, _, err := w.admin.Keys.List(context.Background(), nil)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	return slices.DeleteFunc(all, func(k godo.Key) bool { return k.Name == "ssh-key" })
-}
-
-func (w keyWorld) IDs() []string {
-	w.api.On(nil)
-	var ids []string
-	for _, k := range w.keys() {
-		ids = append(ids, fmt.Sprint(k.ID))
-	}
-	return ids
-}
-
-func (w keyWorld) Lose() {
-	for _, k := range w.keys() {
-		if _, err := w.admin.Keys.DeleteByID(w.t.Context(), k.ID); err != nil {
-			w.t.Fatal(err)
+	var all []provision.Thing
+	for _, name := range names {
+		option, pairs := "keyPair", []string{name, name + "-again"}
+		pair := pairs[0]
+		switch v {
+		case conformance.Misspelt:
+			option = "keyPiar"
+		case conformance.Replaced:
+			pair = pairs[1]
+		}
+		all = append(all, w.key(name, map[string]any{option: reference(keypair.Type, pair, "", nil)}))
+		for _, pair := range pairs {
+			all = append(all, provision.Thing{Ref: provision.Ref{Type: keypair.Type, Name: pair}, Provider: keypair.Type, Config: json.RawMessage("{}")})
 		}
 	}
+	return all
 }
 
-func (w keyWorld) Refuse(r providertest.Refusal) { w.api.On(faults(r, "POST /v2/account/keys")) }
+func (w *keyWorld) key(name string, options map[string]any) provision.Thing {
+	config, err := json.Marshal(options)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return provision.Thing{Ref: provision.Ref{Type: digitalocean.KeyType, Name: name}, Provider: digitalocean.KeyType, Config: config}
+}
 
-func (w keyWorld) Changes() []provision.Thing { return nil }
+func (w *keyWorld) Count() int { return len(w.api.Keys()) - 1 } // one was there before
 
-func (w keyWorld) Drift() (string, any) { return "", nil }
+func (w *keyWorld) Misbehave(f conformance.Fault) (string, bool) {
+	return w.misbehave(f, "POST /v2/account/keys")
+}
+
+func (w *keyWorld) Remove(id string) bool {
+	n, err := strconv.Atoi(id)
+	if err == nil {
+		_, err = w.admin.Keys.DeleteByID(w.t.Context(), n)
+	}
+	return err == nil
+}
+
+func (w *keyWorld) Tamper(string) (string, bool) { return "", false }

@@ -128,22 +128,18 @@ func (p *Provider) Properties(t provision.Thing) ([]provision.Property, error) {
 			return nil, fmt.Errorf("read options: deployment.%s.tags: %q is no tag: it has others than letters, digits, ':', '-' and '_', or none", t.Provider, tag)
 		}
 	}
-	all := []provision.Property{
+	return []provision.Property{
 		{Name: nameOf, Value: hostName(t.Name)},
 		{Name: regionOf, Value: o.Region},
 		{Name: sizeOf, Value: o.Size},
 		{Name: imageOf, Value: string(cmp.Or(o.Image, defaultImage)), Default: o.Image == ""},
 		{Name: ipv6Of, Value: o.EnableIPv6},
-	}
-	if o.VPC != "" { // else the region's own, and nobody said that it is to be that one
-		all = append(all, provision.Property{Name: vpcOf, Value: o.VPC})
-	}
-	return append(all,
-		provision.Property{Name: volumesOf, Value: set(o.Volumes)},
-		provision.Property{Name: tagsOf, Value: set(o.Tags)},
+		{Name: vpcOf, Value: o.VPC, Default: o.VPC == ""}, // the region's own
+		{Name: volumesOf, Value: set(o.Volumes)},
+		{Name: tagsOf, Value: set(o.Tags)},
 		// The agent is part of what a droplet starts from; it cannot be asked for later.
-		provision.Property{Name: monitoring, Value: o.Monitoring, Default: true},
-	), nil
+		{Name: monitoring, Value: o.Monitoring, Default: true},
+	}, nil
 }
 
 // Effect tells what the API can change of a droplet.

@@ -20,6 +20,7 @@ import (
 	"nx/pkg/provision"
 	"nx/pkg/provision/digitalocean"
 	"nx/pkg/provision/digitalocean/dofake"
+	"nx/pkg/provision/keypair"
 )
 
 var hostKey = provision.HostKey{
@@ -195,7 +196,7 @@ func TestUnknownOutcome(t *testing.T) {
 				w := newWorld(t, dofake.Options{TagLag: 2})
 				w.api.On(dofake.Nth("POST /v2/droplets", 1, fault))
 				p := w.provider(w.api.Transport())
-				makeOne(t, p, w.Thing())
+				makeOne(t, p, w.machine("web1", nil))
 				if n := len(w.api.Droplets()); n != 1 {
 					t.Errorf("got %d droplets", n)
 				}
@@ -217,8 +218,8 @@ func TestInterruptedAsking(t *testing.T) {
 		if _, err := p.Create(ctx, in); !errors.Is(err, reason) {
 			t.Errorf("got error %v", err)
 		}
-		if in.ID != w.IDs()[0] {
-			t.Errorf("remembered is %q, want %q", in.ID, w.IDs()[0])
+		if in.ID != strconv.Itoa(w.api.Droplets()[0].ID) {
+			t.Errorf("remembered is %q, want %q", in.ID, strconv.Itoa(w.api.Droplets()[0].ID))
 		}
 	})
 }
@@ -229,11 +230,11 @@ func TestNeverUp(t *testing.T) {
 		p := w.provider(w.api.Transport())
 		in := work(t, p, w.machine("web1", nil))
 		_, err := p.Create(t.Context(), in)
-		want := fmt.Sprintf("create droplet web1: wait for droplet %s: it is not ready after 10m0s: its status is new", w.IDs()[0])
+		want := fmt.Sprintf("create droplet web1: wait for droplet %s: it is not ready after 10m0s: its status is new", strconv.Itoa(w.api.Droplets()[0].ID))
 		if err == nil || err.Error() != want {
 			t.Errorf("error:\n got %v\nwant %s", err, want)
 		}
-		if errors.Is(err, provision.ErrNotMade) || in.ID != w.IDs()[0] {
+		if errors.Is(err, provision.ErrNotMade) || in.ID != strconv.Itoa(w.api.Droplets()[0].ID) {
 			t.Errorf("the droplet is forgotten: remembered is %q", in.ID)
 		}
 	})
@@ -540,21 +541,22 @@ func TestComplete(t *testing.T) {
 // TestAdoptedKey holds that a key which was in the account before is used, and stays.
 func TestAdoptedKey(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := keyWorld{newWorld(t, dofake.Options{})}
+		w := &keyWorld{newWorld(t, dofake.Options{})}
 		p := w.provider(w.api.Transport()).Keys()
-		had, _, err := w.admin.Keys.Create(t.Context(), &godo.KeyCreateRequest{Name: "mine", PublicKey: another})
+		list, _, err := w.admin.Keys.List(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		k := makeOne(t, p, w.Thing())
-		if k.ID != strconv.Itoa(had.ID) || !strings.Contains(string(k.Outputs), `"adopted":true`) {
-			t.Errorf("got %s, %s, want %d", k.ID, k.Outputs, had.ID)
+		pair := reference(keypair.Type, "ssh-key", "ssh-key", map[string]string{"publicKey": publicKey})
+		k := makeOne(t, p, w.key("ssh-key", map[string]any{"keyPair": pair}))
+		if k.ID != strconv.Itoa(list[0].ID) || !strings.Contains(string(k.Outputs), `"adopted":true`) {
+			t.Errorf("got %s, %s, want %d", k.ID, k.Outputs, list[0].ID)
 		}
 		if err := p.Destroy(t.Context(), k); err != nil {
 			t.Error(err)
 		}
-		if len(w.IDs()) != 1 {
-			t.Error("it was destroyed")
+		if _, _, err := w.admin.Keys.GetByID(t.Context(), list[0].ID); err != nil {
+			t.Errorf("afterwards: %v", err)
 		}
 	})
 }

@@ -54,9 +54,9 @@ func (m *keys) Properties(t provision.Thing) ([]provision.Property, error) {
 	return []provision.Property{{Name: "publicKey", Value: bare(public)}}, nil
 }
 
-// Effect says that a key may always become another: droplets have copies.
+// Effect says that a key is what it is.
 func (m *keys) Effect(string, json.RawMessage, json.RawMessage) provision.Effect {
-	return provision.InPlace
+	return provision.Replaces
 }
 
 // bare is a public key without its comment.
@@ -126,16 +126,9 @@ func keyFacts(k *godo.Key, o keyOutputs) (provision.Facts, error) {
 	}, nil
 }
 
-// Update adds another key, and removes the one that was.
-func (m *keys) Update(ctx context.Context, w *provision.Work, _ []provision.Difference) (provision.Facts, error) {
-	f, err := m.Create(ctx, w)
-	if err != nil || f.ID == w.ID {
-		return f, err
-	}
-	if err := w.Remember(f); err != nil {
-		return f, err
-	}
-	return f, m.Destroy(ctx, w.Known)
+// Update has nothing to do: no property of a key can change.
+func (m *keys) Update(_ context.Context, w *provision.Work, _ []provision.Difference) (provision.Facts, error) {
+	return provision.Facts{ID: w.ID, State: provision.Up}, nil
 }
 
 // Read lists the account's keys.

@@ -45,6 +45,18 @@ func (k *key) show() object {
 	return object{"id": k.id, "fingerprint": k.fingerprint, "name": k.name, "public_key": k.text}
 }
 
+// Keys returns the names of the account's keys in the order in which they were added. It
+// counts as no request.
+func (a *API) Keys() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var names []string
+	for _, k := range a.keys {
+		names = append(names, k.name)
+	}
+	return names
+}
+
 func listKeys(a *API, q *query) reply { return paginate(q, "ssh_keys", a.keys, (*key).show) }
 
 func createKey(a *API, q *query) reply {
