@@ -784,10 +784,27 @@ func (p *Provider) Read(ctx context.Context, known []provision.Known, tell func(
 				tell(i, provision.Facts{State: provision.Missing}, nil)
 			default:
 				f, err := c.facts(d, known[i], knownOutputs(known[i]).Volumes)
+				if err == nil && len(known[i].Properties) == 0 {
+					err = c.imported(ctx, d, known[i].Thing, f)
+				}
 				tell(i, f, err)
 			}
 		}
 	}
+}
+
+// imported adds to what is seen of a droplet that is new to us what must be asked for:
+// whether its VPC is the one that the network names.
+func (c *client) imported(ctx context.Context, d *godo.Droplet, t provision.Thing, f provision.Facts) error {
+	o, err := read(t)
+	if err != nil || o.VPC == "" {
+		return err
+	}
+	id, err := c.vpc(ctx, o.VPC)
+	if f.Properties[vpcOf] = d.VPCUUID; id == d.VPCUUID {
+		f.Properties[vpcOf] = o.VPC
+	}
+	return err
 }
 
 // read returns the droplets of those of known that are there.

@@ -300,7 +300,7 @@ func TestRead(t *testing.T) {
 				p := w.provider(w.api.Transport())
 				var known []provision.Known
 				for i := range tt.machines {
-					thing := w.machine(fmt.Sprintf("m%d", i), nil)
+					thing := w.machine(fmt.Sprintf("m%d", i), map[string]any{"vpc": nil})
 					d, _, err := w.admin.Droplets.Create(t.Context(), &godo.DropletCreateRequest{
 						Name: thing.Name, Region: "ams3", Size: "s-1vcpu-1gb", Image: godo.DropletCreateImage{Slug: "debian-13-x64"},
 						SSHKeys: []godo.DropletCreateSSHKey{}, Tags: []string{"nx:" + deployment},
@@ -388,8 +388,8 @@ func TestReadProperties(t *testing.T) {
 		// One that was made by hand has all that can be seen, for it is imported.
 		k = provision.Known{Thing: k.Thing, ID: k.ID}
 		p.Read(ctx, []provision.Known{k}, func(_ int, f provision.Facts, err error) { got = f })
-		if got.Properties["image"] != "debian-13-x64" {
-			t.Errorf("image: got %v", got.Properties)
+		if got.Properties["image"] != "debian-13-x64" || got.Properties["vpc"] != "backend" {
+			t.Errorf("imported: got %v", got.Properties)
 		}
 	})
 }
