@@ -1,13 +1,16 @@
 package cmd_test
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"nx/pkg/provision/digitalocean/dofake"
@@ -166,5 +169,53 @@ func TestDroplet(t *testing.T) {
 	}
 	if n := c.Counts()["DELETE /v2/account/keys/{ssh_key_identifier}"]; n != 1 {
 		t.Errorf("the account's key was deleted %d times", n)
+	}
+}
+
+// Whoever is killed between a request and its answer leaves nothing that the next run
+// does not find: there is one key in the account and one droplet.
+func TestDropletKilled(t *testing.T) {
+	testhost.Need(t, "root", "nix")
+	c := newCloud(t)
+	d := &deployment{t, t.TempDir()}
+	text, err := os.ReadFile("../pkg/network/testdata/networks/droplet.nix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.write("network.nix", string(text))
+	provision := func(args string) result {
+		return d.sh("export DIGITALOCEAN_API_URL=" + c.url + " DIGITAL_OCEAN_AUTH_TOKEN=" + doToken + "\necho $$ > pid; exec nx-provision " + args)
+	}
+	for _, op := range []string{"POST /v2/account/keys", "POST /v2/droplets"} {
+		fault := dofake.CutAfter
+		fault.After = func() {
+			text, err := os.ReadFile(filepath.Join(d.dir, "pid"))
+			pid, aerr := strconv.Atoi(strings.TrimSpace(string(text)))
+			if err := cmp.Or(err, aerr); err != nil {
+				t.Error(err)
+				return
+			}
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+				t.Error(err)
+			}
+		}
+		c.ForgetRequests()
+		c.On(dofake.Nth(op, 1, fault))
+		if r := provision("-f network.nix"); r.status != 128+9 {
+			t.Fatalf("killed at %s: got %+v", op, r)
+		}
+	}
+	c.On(nil)
+	if r := provision("-f network.nix"); r.status != 0 {
+		t.Fatalf("afterwards: %+v", r)
+	}
+	if droplets, keys := c.Droplets(), c.Keys(); len(droplets) != 1 || len(keys) != 1 {
+		t.Errorf("there are droplets %+v and keys %q, want one of each", droplets, keys)
+	}
+	if r := provision("destroy --yes"); r.status != 0 {
+		t.Errorf("destroy: %+v", r)
+	}
+	if droplets, keys := c.Droplets(), c.Keys(); len(droplets)+len(keys) != 0 {
+		t.Errorf("afterwards there are droplets %+v and keys %q", droplets, keys)
 	}
 }
