@@ -325,12 +325,19 @@ func (p *Provider) Create(ctx context.Context, w *provision.Work) (provision.Fac
 	if err != nil {
 		return provision.Facts{}, notMade{err}
 	}
-	d, action, err := c.made(ctx, w)
-	if d == nil && err == nil {
-		d, action, err = c.make(ctx, o, w)
+	v, err := want(w.Want)
+	if err != nil {
+		return provision.Facts{}, notMade{err}
 	}
+	d, err := c.made(ctx, w)
 	if err != nil {
 		return provision.Facts{}, err
+	}
+	again, action := d != nil, 0
+	if !again {
+		if d, action, err = c.make(ctx, o, v, w); err != nil {
+			return provision.Facts{}, err
+		}
 	}
 	if err := w.Remember(provision.Facts{ID: strconv.Itoa(d.ID)}); err != nil {
 		return provision.Facts{}, err
@@ -340,15 +347,14 @@ func (p *Provider) Create(ctx context.Context, w *provision.Work) (provision.Fac
 			return provision.Facts{}, fmt.Errorf("create droplet %s: %w", w.Name, err)
 		}
 	}
-	v, err := want(w.Want)
+	volumes, err := c.volumes(ctx, v.Region, v.Volumes)
+	if err == nil && again {
+		d, err = c.mend(ctx, d, w.Known, v)
+	}
 	if err != nil {
 		return provision.Facts{}, err
 	}
-	ids, err := c.volumes(ctx, v.Region, v.Volumes)
-	if err != nil {
-		return provision.Facts{}, err
-	}
-	f, err := c.facts(d, w.Known, ids)
+	f, err := c.facts(d, w.Known, volumes)
 	f.Injected = true
 	if err == nil && o.KeyPair != nil {
 		f.Target.IdentityFile = provision.IdentityFile(o.KeyPair.Resource.Name)
@@ -357,6 +363,53 @@ func (p *Provider) Create(ctx context.Context, w *provision.Work) (provision.Fac
 	return f, err
 }
 
+// mend brings a droplet that an earlier run asked for to what is wanted by now.
+func (c *client) mend(ctx context.Context, d *godo.Droplet, k provision.Known, v wanted) (*godo.Droplet, error) {
+	vpc, err := c.vpc(ctx, v.VPC)
+	if err != nil {
+		return nil, err
+	}
+	for _, fixed := range []struct {
+		name, is, wanted string
+	}{
+		{regionOf, d.Region.Slug, v.Region},
+		{imageOf, imageName(d, v.Image), string(v.Image)},
+		{vpcOf, d.VPCUUID, cmp.Or(vpc, d.VPCUUID)},
+	} {
+		if fixed.is != fixed.wanted {
+			return nil, &staleError{k.Name, d.ID, fixed.name, fixed.is}
+		}
+	}
+	d, _, err = c.change(ctx, d, k, v, func(string) bool { return true })
+	return d, err
+}
+
+// imageName is what a droplet started from: as wanted names it, if it is that one.
+func imageName(d *godo.Droplet, wanted identifier) string {
+	if d.Image == nil {
+		return string(wanted)
+	}
+	if id := strconv.Itoa(d.Image.ID); id == string(wanted) {
+		return id
+	}
+	return cmp.Or(d.Image.Slug, strconv.Itoa(d.Image.ID))
+}
+
+// A staleError is that of a droplet that an earlier run asked for, and that cannot
+// become what is wanted by now.
+type staleError struct {
+	name         string
+	id           int
+	property, is string
+}
+
+func (e *staleError) Error() string {
+	return fmt.Sprintf("create droplet %s: an earlier run made %d with %s %s", e.name, e.id, e.property, e.is)
+}
+
+// Hint says how to be rid of it.
+func (e *staleError) Hint() string { return "run nx-provision destroy --on " + e.name + " first" }
+
 // ready tells whether a droplet is up, with its addresses.
 func ready(d *godo.Droplet) bool {
 	address, _ := d.PublicIPv4()
@@ -364,28 +417,27 @@ func ready(d *godo.Droplet) bool {
 }
 
 // made returns the droplet that an earlier run made, and nil when there is none.
-func (c *client) made(ctx context.Context, w *provision.Work) (*godo.Droplet, int, error) {
+func (c *client) made(ctx context.Context, w *provision.Work) (*godo.Droplet, error) {
 	if w.ID != "" {
 		id, err := number(w.ID)
 		if err != nil {
-			return nil, 0, err
+			return nil, err
 		}
 		d, err := c.get(ctx, id)
 		if d != nil || err != nil {
-			return d, 0, err
+			return d, err
 		}
 	}
 	if !w.Again {
-		return nil, 0, nil
+		return nil, nil
 	}
-	d, err := c.find(ctx, hostName(w.Name), w.Token)
-	return d, 0, err
+	return c.find(ctx, hostName(w.Name), w.Token)
 }
 
 // make makes a droplet. When it is not known whether it was made, it is looked for,
 // and asked for again when it is not there.
-func (c *client) make(ctx context.Context, o options, w *provision.Work) (*godo.Droplet, int, error) {
-	body, err := c.creation(ctx, o, w)
+func (c *client) make(ctx context.Context, o options, v wanted, w *provision.Work) (*godo.Droplet, int, error) {
+	body, err := c.creation(ctx, o, v, w)
 	if err != nil {
 		return nil, 0, notMade{err}
 	}
@@ -423,11 +475,7 @@ func (c *client) make(ctx context.Context, o options, w *provision.Work) (*godo.
 	}
 }
 
-func (c *client) creation(ctx context.Context, o options, w *provision.Work) (*creation, error) {
-	v, err := want(w.Want)
-	if err != nil {
-		return nil, err
-	}
+func (c *client) creation(ctx context.Context, o options, v wanted, w *provision.Work) (*creation, error) {
 	if o.AccountKey == nil {
 		return nil, &keyPairError{env: w.Provider}
 	}
@@ -579,10 +627,26 @@ func (p *Provider) Update(ctx context.Context, w *provision.Work, changes []prov
 	if err != nil {
 		return provision.Facts{}, err
 	}
-	volumes := knownOutputs(w.Known).Volumes
 	changed := func(name string) bool {
 		return slices.ContainsFunc(changes, func(c provision.Difference) bool { return c.Name == name })
 	}
+	d, volumes, err := c.change(ctx, d, w.Known, v, changed)
+	if err != nil {
+		return provision.Facts{}, err
+	}
+	k := w.Known
+	k.Properties = w.Want
+	f, err := c.facts(d, k, volumes)
+	if err == nil && changed(tagsOf) {
+		f.Properties[tagsOf] = v.Tags // d was seen before
+	}
+	return f, err
+}
+
+// change brings those properties of a droplet to what is wanted that changed tells, and
+// starts it if it does not run. It returns the ids of its volumes.
+func (c *client) change(ctx context.Context, d *godo.Droplet, k provision.Known, v wanted, changed func(name string) bool) (_ *godo.Droplet, volumes map[string]string, err error) {
+	volumes = knownOutputs(k).Volumes
 	if changed(nameOf) {
 		d, err = c.bring(ctx, d, "rename", func(d *godo.Droplet) bool { return d.Name == v.Name },
 			func(ctx context.Context) (*godo.Action, *godo.Response, error) {
@@ -590,7 +654,7 @@ func (p *Provider) Update(ctx context.Context, w *provision.Work, changes []prov
 			})
 	}
 	if err == nil && changed(tagsOf) {
-		err = c.retag(ctx, d, w.Known, v.Tags)
+		err = c.retag(ctx, d, k, v.Tags)
 	}
 	if err == nil && changed(ipv6Of) && v.EnableIPv6 {
 		d, err = c.bring(ctx, d, "enable IPv6 of", func(d *godo.Droplet) bool { return slices.Contains(d.Features, "ipv6") },
@@ -607,16 +671,7 @@ func (p *Provider) Update(ctx context.Context, w *provision.Work, changes []prov
 	if err == nil {
 		d, err = c.powerOn(ctx, d)
 	}
-	if err != nil {
-		return provision.Facts{}, err
-	}
-	k := w.Known
-	k.Properties = w.Want
-	f, err := c.facts(d, k, volumes)
-	if err == nil && changed(tagsOf) {
-		f.Properties[tagsOf] = v.Tags // d was seen before
-	}
-	return f, err
+	return d, volumes, err
 }
 
 // droplet finds one that was made.

@@ -224,6 +224,54 @@ func TestInterruptedAsking(t *testing.T) {
 	})
 }
 
+// TestStale holds that a droplet which an earlier run asked for becomes what the network
+// has come to want meanwhile, or that it is said why it cannot.
+func TestStale(t *testing.T) {
+	tests := []struct {
+		more map[string]any
+		want string
+	}{
+		{map[string]any{"size": "s-1vcpu-2gb", "tags": []string{"b"}, "volumes": []string{"logs"}, "enableIpv6": true}, ""},
+		{map[string]any{"region": "fra1", "volumes": nil, "vpc": nil}, "with region ams3"},
+		{map[string]any{"image": "debian-12-x64"}, "with image debian-13-x64"},
+		{map[string]any{"vpc": "default-ams3"}, "with vpc 9423cbad-9211-442f-820b-ef6915e99b5f"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.want, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, dofake.Options{})
+				p := w.provider(w.api.Transport())
+				ctx, cancel := context.WithCancelCause(t.Context())
+				w.api.On(dofake.Nth("POST /v2/droplets", 1, dofake.Fault{After: func() { cancel(errors.New("interrupted")) }}))
+				in := work(t, p, w.machine("web1", nil))
+				if _, err := p.Create(ctx, in); err == nil {
+					t.Fatal("it was not interrupted")
+				}
+				id := in.ID
+				in = work(t, p, w.machine("web1", tt.more))
+				in.ID, in.Again = id, true
+				f, err := p.Create(t.Context(), in)
+				if tt.want != "" {
+					var hinted interface{ Hint() string }
+					want := "create droplet web1: an earlier run made " + id + " " + tt.want
+					if err == nil || err.Error() != want || !errors.As(err, &hinted) || hinted.Hint() != "run nx-provision destroy --on web1 first" {
+						t.Errorf("got error %v, want %s", err, want)
+					}
+					return
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				d := w.api.Droplets()[0]
+				if d.Size != "s-1vcpu-2gb" || !d.IPv6 || !slices.Contains(d.Tags, "b") || slices.Contains(d.Tags, "web") || len(d.Volumes) != 1 ||
+					d.Status != "active" || !strings.Contains(string(f.Outputs), `"logs":"`+d.Volumes[0]) {
+					t.Errorf("got %+v, outputs %s", d, f.Outputs)
+				}
+			})
+		})
+	}
+}
+
 func TestNeverUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, dofake.Options{Droplet: dofake.Never})
