@@ -27,7 +27,9 @@ const (
 // TestMachines holds that droplets do what every provider's machines must do, also where
 // lists show late what there is.
 func TestMachines(t *testing.T) {
-	conformance.Run(t, func(t *testing.T) conformance.World { return newWorld(t, dofake.Options{TagLag: 3}) })
+	conformance.Run(t, func(t *testing.T) conformance.World {
+		return newWorld(t, dofake.Options{TagLag: 3, Droplet: dofake.Pace{Looks: 1}, Action: dofake.Pace{Looks: 1}})
+	})
 }
 
 // TestKeys holds the same of the account's ssh keys.
@@ -174,7 +176,11 @@ func (w *world) Tamper(id string) (string, bool) {
 	if err == nil {
 		_, _, err = w.admin.DropletActions.Rename(w.t.Context(), n, "other")
 	}
-	time.Sleep(10 * time.Second) // of a bubble
+	for range 2 { // the first look sees the action in work
+		if err == nil {
+			_, _, err = w.admin.Droplets.Get(w.t.Context(), n)
+		}
+	}
 	return "name", err == nil
 }
 
