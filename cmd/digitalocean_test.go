@@ -163,6 +163,14 @@ func TestDroplet(t *testing.T) {
 		t.Errorf("the token is in %s or in %q", state, said)
 	}
 
+	// A token in the network goes no further than to the provider.
+	d.write("network.nix", strings.Replace(string(text), "deployment.digitalOcean.region", `deployment.digitalOcean.authToken = "`+doToken+`";
+    deployment.digitalOcean.region`, 1))
+	run(0, "unset DIGITAL_OCEAN_AUTH_TOKEN; nx-provision check -f network.nix; nx-provision --allow-reboot -f network.nix | nx-eval -f network.nix --network-format nixops -o drvs.jsonl || true")
+	if r := run(1, "grep -rlF "+doToken+" .nx drvs.jsonl"); r.stdout != "" {
+		t.Errorf("the token is in %s", r.stdout)
+	}
+
 	run(0, "nx-provision destroy --yes")
 	if got := c.Droplets(); len(got) != 0 {
 		t.Errorf("destroyed: got %+v", got)

@@ -26,7 +26,9 @@ func (open) Properties(t provision.Thing) ([]provision.Property, error) {
 	return all, err
 }
 
-func (open) Effect(string, json.RawMessage, json.RawMessage) provision.Effect { return provision.InPlace }
+func (open) Effect(string, json.RawMessage, json.RawMessage) provision.Effect {
+	return provision.InPlace
+}
 
 // What was made with a property that the network does not name any longer is to lose
 // it, and an effect that the network says goes before the maker's.

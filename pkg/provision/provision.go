@@ -300,6 +300,8 @@ func (p *Provisioner) create(ctx context.Context, maker Maker, t Thing, e state.
 	if err != nil {
 		return e, p.notCreated(ctx, t, e, again, err)
 	}
+	// What the provider saw goes before what was wanted: a run before this one may have
+	// asked for something else.
 	if e, err = p.observe(e, facts); err != nil {
 		return e, err
 	}
@@ -312,9 +314,6 @@ func (p *Provisioner) create(ctx context.Context, maker Maker, t Thing, e state.
 		delete(e.Secrets, injectedKey)
 	}
 	e.Intent = ""
-	if e.Properties, err = asProperties(want); err != nil {
-		return e, fmt.Errorf("remember %s: %w", t.Ref, err)
-	}
 	return e, p.put(e)
 }
 
