@@ -196,17 +196,7 @@ func TestDropletKilled(t *testing.T) {
 	}
 	for _, op := range []string{"POST /v2/account/keys", "POST /v2/droplets"} {
 		fault := dofake.CutAfter
-		fault.After = func() {
-			text, err := os.ReadFile(filepath.Join(d.dir, "pid"))
-			pid, aerr := strconv.Atoi(strings.TrimSpace(string(text)))
-			if err := cmp.Or(err, aerr); err != nil {
-				t.Error(err)
-				return
-			}
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Error(err)
-			}
-		}
+		fault.After = func() { d.signal("pid", syscall.SIGKILL) }
 		c.ForgetRequests()
 		c.On(dofake.Nth(op, 1, fault))
 		if r := provision("-f network.nix"); r.status != 128+9 {
@@ -225,5 +215,58 @@ func TestDropletKilled(t *testing.T) {
 	}
 	if droplets, keys := c.Droplets(), c.Keys(); len(droplets)+len(keys) != 0 {
 		t.Errorf("afterwards there are droplets %+v and keys %q", droplets, keys)
+	}
+}
+
+// signal sends a signal to the process whose id is in a file.
+func (d *deployment) signal(file string, sig syscall.Signal) {
+	text, err := os.ReadFile(filepath.Join(d.dir, file))
+	pid, aerr := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err := cmp.Or(err, aerr); err != nil {
+		d.t.Error(err)
+		return
+	}
+	if err := syscall.Kill(pid, sig); err != nil {
+		d.t.Error(err)
+	}
+}
+
+// Ctrl-C lets what was asked be answered, says what is there, and the next run goes on
+// with it.
+func TestDropletInterrupted(t *testing.T) {
+	testhost.Need(t, "root", "nix")
+	c := newCloud(t)
+	d := &deployment{t, t.TempDir()}
+	text, err := os.ReadFile("../pkg/network/testdata/networks/droplet.nix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.write("network.nix", string(text))
+	provision := func(args string) result {
+		return d.sh("export DIGITALOCEAN_API_URL=" + c.url + " DIGITAL_OCEAN_AUTH_TOKEN=" + doToken + "\necho $$ > pid; exec nx-provision " + args)
+	}
+	c.On(dofake.Nth("POST /v2/droplets", 1, dofake.Fault{After: func() { d.signal("pid", syscall.SIGINT) }}))
+	r := provision("-f network.nix")
+	droplets := c.Droplets()
+	if r.status != 128+2 || len(droplets) != 1 {
+		t.Fatalf("interrupted: %+v; droplets %+v", r, droplets)
+	}
+	id := strconv.Itoa(droplets[0].ID)
+	for _, want := range []string{
+		"nx-provision: error: machine-1: create machine-1: " + id + " was made and is not ready: create droplet machine-1: interrupted by SIGINT",
+		"nx-provision: hint: it is remembered: run nx-provision again to go on with it, or nx-provision destroy --on machine-1 to have it removed\n",
+	} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("interrupted, it says\n%s\nwant %q in it", r.stderr, want)
+		}
+	}
+	if r := provision("plan -f network.nix"); !strings.Contains(r.stdout, "its creation was begun") {
+		t.Errorf("plan: %s", r.stdout)
+	}
+	if r := provision("-f network.nix"); r.status != 0 || !strings.Contains(r.stdout, `"id":"`+id+`"`) || len(c.Droplets()) != 1 {
+		t.Errorf("afterwards: %+v; droplets %+v", r, c.Droplets())
+	}
+	if r := provision("destroy --yes"); r.status != 0 || len(c.Droplets()) != 0 {
+		t.Errorf("destroy: %+v", r)
 	}
 }

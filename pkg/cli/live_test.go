@@ -250,6 +250,22 @@ func TestLiveLine(t *testing.T) {
 			}
 			return errors.New("broken off")
 		}, "nx-test: warning: a: odd\nanother: a line\nc> hello\nnx-test: error: broken off\n"},
+		{"how long", nil, nil, func(p *Process, see func(string)) error {
+			p.Log.Debug(stream.EventRead, "host", "a")
+			a, key := p.Log.With("host", "a"), p.Log.With("host", "sshKeyPairs.k")
+			a.Info("creating")
+			key.Info("creating")
+			see("nx-test: 0 of 1 done; creating a, sshKeyPairs.k")
+			a.Debug("creating", "elapsed", 7)
+			key.Info("created", "took", "1s")
+			see("nx-test: 0 of 1 done\n  a  creating 7s")
+			a.Debug("creating", "elapsed", 125)
+			see("nx-test: 0 of 1 done\n  a  creating 2m")
+			a.Info("created", "took", "2m5s")
+			see("nx-test: 0 of 1 done")
+			a.Debug(stream.EventWritten)
+			return nil
+		}, ""},
 		{"never", []string{"--progress", "never"}, nil, func(p *Process, see func(string)) error {
 			p.Log.Debug(stream.EventRead, "host", "a")
 			p.Log.Info("evaluating", "host", "a")
