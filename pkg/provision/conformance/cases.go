@@ -321,12 +321,10 @@ func switched(d *deployment) {
 			d.t.Fatalf("stop: it is %q: %v", f.State, err)
 		}
 	}
-	if d.traits.machine() {
-		err := d.check(nil)
-		d.oneLine("check", err)
-		if err != nil && !strings.Contains(err.Error(), "stopped") {
-			d.t.Errorf("check says %q, want that it is stopped", err)
-		}
+	err := d.check(nil)
+	d.oneLine("check", err)
+	if err != nil && !strings.Contains(err.Error(), "stopped") {
+		d.t.Errorf("check says %q, want that it is stopped", err)
 	}
 	d.must(First) // starts it
 	d.as(First)

@@ -124,7 +124,9 @@ func Run(t *testing.T, world func(t *testing.T) World) {
 	if s.has(Drift) {
 		t.Run("changed behind our back", s.in(tampered))
 	}
-	t.Run("switch", s.in(switched))
+	if traits.machine() {
+		t.Run("switch", s.in(switched))
+	}
 	for _, f := range []struct {
 		fault Fault
 		test  func(*deployment)
