@@ -167,6 +167,7 @@ func (p *Provisioner) check(ctx context.Context, r *record.Record, before map[Re
 	if State(e.State) != Up {
 		return &downError{"machine", State(e.State)}
 	}
+	drift := setDrift(r, old, e) // it may be why the machine does not answer
 	to, err := wayTo(t, e)
 	if err != nil {
 		return err
@@ -188,7 +189,7 @@ func (p *Provisioner) check(ctx context.Context, r *record.Record, before map[Re
 			}
 		}
 	}
-	return setDrift(r, old, e)
+	return drift
 }
 
 // reach connects to a target, or to where it was before, and returns where it was
