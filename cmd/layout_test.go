@@ -32,6 +32,7 @@ var imports = map[string][]string{
 
 	"pkg/provision":                     {"pkg/record", "pkg/target", "pkg/state", "pkg/network"},
 	"pkg/provision/command":             {"pkg/provision"},
+	"pkg/provision/exec":                {"pkg/provision", "pkg/state", "pkg/target"},
 	"pkg/provision/keypair":             {"pkg/provision"},
 	"pkg/provision/digitalocean":        {"pkg/provision", "pkg/target"},
 	"pkg/provision/digitalocean/dofake": {},

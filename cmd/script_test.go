@@ -25,7 +25,8 @@ import (
 //	                               sh NAME SCRIPT { … } is a derivation that no run before has built
 //
 // and the conditions [nix], [root] and [trace], which mean what testhost.Need says.
-// $NIXPKGS is the folder of the nixpkgs in NIX_PATH. NXTEST_UPDATE=1 rewrites the files that cmp finds different.
+// $NIXPKGS is the folder of the nixpkgs in NIX_PATH, $CLOUD the example of a program that makes
+// machines. NXTEST_UPDATE=1 rewrites the files that cmp finds different.
 func TestScripts(t *testing.T) {
 	if _, err := exec.LookPath("jq"); err != nil {
 		t.Skipf("SKIPPED, needs jq: %v", err)
@@ -64,6 +65,11 @@ func setupScript(t *testing.T, env *testscript.Env, jobs string) error {
 		env.Setenv(strings.ToUpper(strings.ReplaceAll(tool.name, "-", "_"))+"_JOBS", jobs)
 	}
 	env.Setenv("NIXPKGS", strings.TrimPrefix(env.Getenv("NIX_PATH"), "nixpkgs="))
+	cloud, err := filepath.Abs("../pkg/provision/exec/testdata/cloud.sh")
+	if err != nil {
+		return err
+	}
+	env.Setenv("CLOUD", cloud)
 	env.Setenv("HOME", filepath.Join(env.WorkDir, ".home"))
 	if missing, _ := testhost.Missing("root"); missing == nil {
 		testhost.Reap(t, &testhost.Lab{Dir: filepath.Join(env.WorkDir, ".nx/sandbox"), IdentityFile: filepath.Join(env.WorkDir, ".nx/id_ed25519")})

@@ -22,6 +22,7 @@ import (
 	"nx/pkg/provision"
 	"nx/pkg/provision/command"
 	"nx/pkg/provision/digitalocean"
+	"nx/pkg/provision/exec"
 	"nx/pkg/provision/keypair"
 	"nx/pkg/provision/none"
 	"nx/pkg/provision/sandbox"
@@ -298,17 +299,20 @@ func provisioner(ctx context.Context, p *cli.Process, flags *commands, change bo
 	droplets := &digitalocean.Provider{
 		Token: os.Getenv(digitalocean.TokenVariable), Deployment: st.UUID(), API: os.Getenv(digitalocean.APIVariable), Log: p.Log,
 	}
+	programs := &exec.Provider{Root: p.Root, Jobs: p.Jobs, Log: p.Log}
 	pr = &provision.Provisioner{
 		State: st,
 		Machines: map[string]provision.Maker{
 			"digitalOcean": droplets,
 			"droplet":      droplets,
+			exec.Env:       programs,
 			"sandbox":      &sandbox.Provider{Root: p.Root},
 		},
 		Resources: map[string]provision.Maker{
 			digitalocean.KeyType: droplets.Keys(),
 			keypair.Type:         keypair.Provider{},
 			command.Type:         &command.Provider{Root: p.Root},
+			exec.Env:             programs,
 		},
 		Existing: &none.Provider{Probe: func(ctx context.Context, t target.Target) error {
 			conn, err := dialer.Dial(ctx, t)

@@ -168,7 +168,9 @@ let
   withFacts = type: name: defined:
     let
       resource = defined // facts.resources.${type}.${name} or { };
-      unknown = filter (output: !(resource ? ${output})) ((import ./outputs.nix).${type} or [ ]);
+      # A program's outputs are those that the network says.
+      outputs = (import ./outputs.nix).${type} or (if type == "exec" then defined.outputs or [ ] else [ ]);
+      unknown = filter (output: !(resource ? ${output})) outputs;
     in
     # What needs what is not known fails with the resource's name.
     genAttrs unknown (output: throw "resources.${type}.${name}.${output} is not known")
