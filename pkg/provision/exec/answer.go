@@ -50,12 +50,12 @@ type answer struct {
 
 // things are what a program knows of a machine or resource.
 type things struct {
-	ID               string                     `json:"id"`
-	State            string                     `json:"state"`
-	Outputs          map[string]json.RawMessage `json:"outputs"`
-	Properties       map[string]json.RawMessage `json:"properties"`
-	Target           *place                     `json:"target"`
-	HostKeyInstalled bool                       `json:"hostKeyInstalled"`
+	ID               string         `json:"id"`
+	State            string         `json:"state"`
+	Outputs          map[string]any `json:"outputs"`
+	Properties       map[string]any `json:"properties"`
+	Target           *place         `json:"target"`
+	HostKeyInstalled bool           `json:"hostKeyInstalled"`
 }
 
 // A place is a target as records have it.
@@ -84,10 +84,12 @@ func parse(line []byte) (*answer, error) {
 		return nil, fmt.Errorf("it is no JSON object: %q", excerpt(string(line)))
 	}
 	var a answer
-	if err := json.Unmarshal(line, &a); err != nil {
+	d := json.NewDecoder(bytes.NewReader(line))
+	d.UseNumber()
+	if err := d.Decode(&a); err != nil {
 		var wrong *json.UnmarshalTypeError
 		if errors.As(err, &wrong) && wrong.Field != "" {
-			return nil, fmt.Errorf("%s is a %s", wrong.Field, wrong.Value)
+			return nil, fmt.Errorf("%s is of the wrong form: %s", strings.TrimPrefix(wrong.Field, "things."), wrong.Value)
 		}
 		return nil, err
 	}

@@ -2,9 +2,11 @@ package exec_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -139,4 +141,84 @@ func (w *world) Tamper(id string) (string, bool) {
 		w.t.Fatal(err)
 	}
 	return "size", true
+}
+
+// killer is jq, mv or rm, until it is the one at which the program is killed.
+const killer = `#!/bin/sh
+n=$(($(cat "$NXTEST_STEPS") + 1))
+echo $n >"$NXTEST_STEPS"
+[ "$n $NXTEST_KILL" != "$n $n before" ] || kill -9 0
+PATH=$NXTEST_PATH ${0##*/} "$@"
+status=$?
+[ "$n $NXTEST_KILL" != "$n $n after" ] || kill -9 0
+exit $status
+`
+
+// The program is killed at each of its steps while nx lives, and asked again.
+func TestKilledProgram(t *testing.T) {
+	needJQ(t)
+	bin := t.TempDir()
+	for _, name := range []string{"jq", "mv", "rm"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte(killer), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	steps := filepath.Join(bin, "steps")
+	t.Setenv("NXTEST_STEPS", steps)
+	t.Setenv("NXTEST_PATH", os.Getenv("PATH"))
+	t.Setenv("NXTEST_KILL", "0 never")
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	p := &exec.Provider{Root: "testdata"}
+	remember := func(provision.Facts) error { return nil }
+	for _, op := range []string{"create", "update", "destroy"} {
+		for _, when := range []string{"before", "after"} {
+			killed := true
+			for at := 1; killed; at++ {
+				t.Run(fmt.Sprintf("%s killed %s step %d", op, when, at), func(t *testing.T) {
+					w := &world{t: t, dir: t.TempDir()}
+					k := provision.Known{Thing: w.Things(conformance.First, "web")[0], Token: "nx-1"}
+					make := func(again bool) error {
+						f, err := p.Create(t.Context(), &provision.Work{Known: k, Again: again, Remember: remember})
+						k.ID = f.ID
+						return err
+					}
+					do, want := func() error { return make(true) }, 1
+					switch op {
+					case "update":
+						do = func() error {
+							_, err := p.Update(t.Context(), &provision.Work{Known: k, Want: map[string]json.RawMessage{"size": json.RawMessage(`"big"`)}, Remember: remember}, nil)
+							return err
+						}
+					case "destroy":
+						do, want = func() error { return p.Destroy(t.Context(), k) }, 0
+					}
+					arm := func(kill string) {
+						t.Setenv("NXTEST_KILL", kill)
+						if err := os.WriteFile(steps, []byte("0\n"), 0o600); err != nil {
+							t.Fatal(err)
+						}
+					}
+					arm("0 never")
+					if op != "create" {
+						if err := make(false); err != nil {
+							t.Fatal(err)
+						}
+					}
+					arm(fmt.Sprint(at, " ", when))
+					err := do()
+					killed = err != nil
+					if killed && !strings.HasSuffix(err.Error(), "signal: killed") {
+						t.Errorf("killed: %v", err)
+					}
+					arm("0 never")
+					if err := do(); err != nil {
+						t.Errorf("again: %v", err)
+					}
+					if n := w.Count(); n != want {
+						t.Errorf("there are %d, want %d", n, want)
+					}
+				})
+			}
+		}
+	}
 }
