@@ -172,7 +172,8 @@ type Maker interface {
 
 	// Create makes the thing and returns when it is up; for a machine that is when
 	// it has its address, not when it answers. Called again after whatever ended it,
-	// with [Work.Again], it finds what it made: it never makes a second one.
+	// with [Work.Again], it finds what it made: it never makes a second one. What it finds
+	// may have been made as the network wanted it then, which its Properties say.
 	Create(ctx context.Context, w *Work) (Facts, error)
 
 	// Update brings properties of a thing that is there to what w wants.

@@ -237,7 +237,10 @@ func (p *Provisioner) ensure(ctx context.Context, t Thing) (err error) {
 		}
 		e, err = p.create(ctx, maker, t, state.Entry{})
 	case Create:
-		e, err = p.create(ctx, maker, t, e)
+		again := e.Intent == creating
+		if e, err = p.create(ctx, maker, t, e); err == nil && again {
+			return p.ensure(ctx, t) // what was found may have been made as another network wanted it
+		}
 	case Update:
 		e, err = p.update(ctx, maker, t, e, c)
 	case Start:

@@ -419,6 +419,17 @@ func created(d *deployment, c cut) bool {
 	return line.wasCut()
 }
 
+// createdOtherwise is what was wanted last: the network became another after a process
+// that was cut.
+func createdOtherwise(d *deployment, c cut) bool {
+	line, err := d.apply(c, d.world.Things(First, name), provision.Allow{}, false)
+	d.cutShort(c, line, err)
+	d.must(Changed)
+	d.count(1)
+	d.as(Changed)
+	return line.wasCut()
+}
+
 // createdAndDestroyed removes what a process that was cut has made.
 func createdAndDestroyed(d *deployment, c cut) bool {
 	line, err := d.apply(c, d.world.Things(First, name), provision.Allow{}, false)

@@ -139,6 +139,7 @@ func Run(t *testing.T, world func(t *testing.T) World) {
 	t.Run("create and destroy, cut", s.cuts(createdAndDestroyed))
 	t.Run("destroy, cut", s.cuts(destroyed))
 	if s.has(Changed) {
+		t.Run("create, cut, and wanted otherwise", s.cuts(createdOtherwise))
 		t.Run("update, cut", s.cuts(updated))
 	}
 	if s.has(Replaced) {
