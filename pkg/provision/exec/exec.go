@@ -308,13 +308,11 @@ func complete(r request, f provision.Facts) error {
 	return nil
 }
 
+// log is for what is about one machine or resource.
 func (p *Provider) log(ref provision.Ref) *slog.Logger {
 	l := p.Log
 	if l == nil {
 		l = slog.New(slog.DiscardHandler)
 	}
-	if ref.Type == state.Machines {
-		return l.With("host", ref.Name)
-	}
-	return l.With("resource", ref.String())
+	return l.With("host", ref.String())
 }
