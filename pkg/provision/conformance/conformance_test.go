@@ -85,7 +85,7 @@ func (m *maker) ask(ctx context.Context, question func(*cloud) error) error {
 	for {
 		err := m.line.Ask(func() error {
 			if m.cloud.fault == conformance.Slow {
-				time.Sleep(time.Minute) // of a bubble
+				<-time.After(time.Minute) // of a bubble
 			}
 			m.cloud.mu.Lock()
 			defer m.cloud.mu.Unlock()

@@ -358,7 +358,7 @@ func TestRead(t *testing.T) {
 					}
 					known = append(known, provision.Known{Thing: thing, ID: strconv.Itoa(d.ID)})
 				}
-				time.Sleep(time.Minute)
+				<-time.After(time.Minute)
 				var resources []godo.Resource
 				for i, k := range known {
 					id, _ := strconv.Atoi(k.ID)

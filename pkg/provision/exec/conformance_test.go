@@ -47,7 +47,7 @@ func (w *world) Maker(l *conformance.Line) provision.Maker {
 	return (&exec.Provider{Root: "testdata"}).Through(func(run func() error) error {
 		return l.Ask(func() error {
 			if w.slow {
-				time.Sleep(time.Hour) // of a bubble
+				<-time.After(time.Hour) // of a bubble
 			}
 			return run()
 		})

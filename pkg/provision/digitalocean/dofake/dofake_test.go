@@ -400,11 +400,11 @@ func TestPaceAndLimits(t *testing.T) {
 		if took := time.Since(began); took != 300*time.Millisecond {
 			t.Errorf("a request took %v", took)
 		}
-		time.Sleep(19 * time.Second)
+		<-time.After(19 * time.Second)
 		if d := must[*godo.Droplet](t)(c.Droplets.Get(ctx, d.ID)); d.Status != "new" {
 			t.Errorf("too early: got %s", d.Status)
 		}
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		d, resp, err := c.Droplets.Get(ctx, d.ID)
 		if err != nil || d.Status != "active" {
 			t.Fatalf("in time: got %v, %v", d, err)
@@ -421,13 +421,13 @@ func TestPaceAndLimits(t *testing.T) {
 		if got := resp.Header.Get("Retry-After"); got != "39" {
 			t.Errorf("Retry-After: got %s", got)
 		}
-		time.Sleep(39 * time.Second)
+		<-time.After(39 * time.Second)
 		must[*godo.Account](t)(c.Account.Get(ctx))
-		time.Sleep(time.Minute)
+		<-time.After(time.Minute)
 		for range 2 {
 			must[*godo.Account](t)(c.Account.Get(ctx))
 		}
-		time.Sleep(10 * time.Minute)
+		<-time.After(10 * time.Minute)
 		_, _, err = c.Account.Get(ctx)
 		refused(t, err, 429, "API rate limit exceeded.")
 
