@@ -315,11 +315,16 @@ func Module() string {
 	return strings.NewReplacer("@activate.sh@", quoted.Replace(script), "@nx-switch.sh@", quoted.Replace(doorScript)).Replace(module)
 }
 
-// packed is the script, compressed: as it is it takes a long line two round trips more.
+// packed is the script, compressed and without its comments: as it is it takes a long
+// line two round trips more, and what TCP sends at first is 14 kB (RFC 6928).
 var packed = sync.OnceValue(func() string {
 	var b strings.Builder
 	w, _ := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	io.WriteString(w, script)
+	for line := range strings.Lines(script) {
+		if !strings.HasPrefix(strings.TrimLeft(line, "\t"), "#") {
+			io.WriteString(w, line)
+		}
+	}
 	w.Close()
 	return b.String()
 })

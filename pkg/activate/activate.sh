@@ -34,6 +34,16 @@ say() { printf '%s\n' "$*"; }
 # real LINK: the store path behind it; nothing when there is none.
 real() { [ ! -e "$1" ] || readlink -f "$1"; }
 
+# see: what runs, and what the profile keeps, as runs and default; nothing when there
+# is none. A process takes longer than all else here, so one answers for both.
+see() {
+	{ read -r runs; read -r default; } <<- EOF
+		$(readlink -m /run/current-system $profile)
+	EOF
+	[ -e /run/current-system ] || runs=
+	[ -e $profile ] || default=
+}
+
 # generation: the profile's link, such as system-42-link; nothing when there is none.
 generation() { readlink $profile || :; }
 
@@ -49,14 +59,10 @@ uptime() {
 	say "${up%.*}"
 }
 
-# nap: sleep, longer each time after nap was set to 0.01, up to a tenth of a second:
-# what takes long is no longer for it, and what is over at once is seen at once.
-nap() {
-	sleep "$nap"
-	case $nap in 0.01) nap=0.02 ;; 0.02) nap=0.05 ;; *) nap=0.1 ;; esac
+boot_id() {
+	read -r boot < /proc/sys/kernel/random/boot_id
+	say "$boot"
 }
-
-boot_id() { cat /proc/sys/kernel/random/boot_id; }
 
 systemd() { [ -d /run/systemd/system ] && command -v systemctl > /dev/null; }
 
@@ -108,7 +114,7 @@ asked() {
 told() { sed -n "s/^$1 //p" "$dir/journal" | head -n 1; }
 last() { sed -n "s/^$1 //p" "$dir/journal" | tail -n 1; }
 # noticed: how many lines the journal has.
-noticed() { { [ ! -e "$dir/journal" ] || cat "$dir/journal"; } | wc -l; }
+noticed() { if [ -e "$dir/journal" ]; then wc -l < "$dir/journal"; else say 0; fi; }
 noted() { grep -q "^$1\( \|\$\)" "$dir/journal" 2> /dev/null; }
 
 # ---- over a connection
@@ -160,11 +166,10 @@ peek() {
 
 # write KEY=VALUE...: what the supervisor starts from.
 write() {
-	true >> $run/lock && mkdir -p $state/deployments && mkdir "$dir" &&
+	true >> $run/lock && { [ -d $state/deployments ] || mkdir $state/deployments; } && mkdir "$dir" &&
 		printf '%s\n' "$@" > "$dir/request" &&
-		say "at $(date +%s)" > "$dir/about" &&
 		say "${nx:?}" > "$dir/activate.sh" &&
-		head -c 16384 /dev/zero > "$dir/reserve" &&
+		printf '%16384s' '' > "$dir/reserve" &&
 		true > "$dir/journal" && true > "$dir/log" && sync "$dir"
 }
 
@@ -183,15 +188,15 @@ valid() {
 	return 1
 }
 
-# now: what counts of the host, as it is.
+# now: what counts of the host, as it was seen.
 now() {
-	say "running $(real /run/current-system)"
-	say "default $(real $profile)"
+	say "running $runs"
+	say "default $default"
 	if reboot_needed; then say reboot-needed; fi
 }
 
 # kept: whether the profile keeps the system.
-kept() { [ "$(real $profile)" = "$system" ]; }
+kept() { [ "$default" = "$system" ]; }
 
 # settled: whether there is nothing to do. What an earlier deployment left half
 # done is not, whatever the links say; nor is a boot default that nobody
@@ -199,7 +204,7 @@ kept() { [ "$(real $profile)" = "$system" ]; }
 settled() {
 	case $action in
 	switch | test | dry-activate)
-		[ "$(real /run/current-system)" = "$new" ] && [ ! -L $run/pending ] || return 1
+		[ "$runs" = "$new" ] && [ ! -L $run/pending ] || return 1
 		;;
 	esac
 	case $action in
@@ -235,16 +240,16 @@ confirm_keys() { case $keys in '' | none) ;; *) ! (keys_find "$keys") || (keys_c
 # booted. A container has booted nothing of this.
 reboot_needed() {
 	[ -e /run/booted-system/kernel ] || return 1
-	for part in kernel initrd kernel-modules; do
-		[ "$(real /run/booted-system/$part)" = "$(real "$new/$part")" ] || return 0
-	done
-	! cmp -s /run/booted-system/kernel-params "$new/kernel-params"
+	[ "$(parts /run/booted-system)" != "$(parts "$new")" ] || ! cmp -s /run/booted-system/kernel-params "$new/kernel-params"
 }
+
+# parts SYSTEM: those that only a boot can change, those of them that it has.
+parts() { cd "$1" && readlink -e kernel initrd kernel-modules; }
 
 # held FILE: whether a process holds its lock.
 held() {
 	[ -e "$1" ] || return 1
-	! flock -n -s "$1" true
+	! flock -n -s 7 7< "$1"
 }
 
 # busy: who holds the lock of the host.
@@ -255,8 +260,11 @@ busy() {
 	say "busy-action $action"
 	say "busy-system $system"
 	say "busy-by ${by:-somebody}"
-	say "busy-at $(sed -n 's/^at //p' "$dir/about" 2> /dev/null)"
+	say "busy-at $(began 2> /dev/null)"
 }
+
+# began: when the deployment did, in seconds since 1970.
+began() { stat -c %Y "$dir/request"; }
 
 # launch: start the supervisor, which no end of this connection reaches: no hangup,
 # no end of the session's processes, no sudo that closes its terminal. Where
@@ -276,10 +284,10 @@ launch() {
 # ready LINES: wait until the supervisor holds its lock, or has written more than
 # these lines of the journal: it may be through already, or killed.
 ready() {
-	until=$(($(uptime) + 30)) nap=0.01
+	until=$(($(uptime) + 30))
 	until held "$dir/alive" || [ "$(noticed)" -gt "$1" ]; do
 		[ "$(uptime)" -lt $until ] || return
-		nap
+		sleep 0.005
 	done
 }
 
@@ -328,15 +336,19 @@ contact() {
 	folder "$1"
 	asked
 	if [ "$2" = 1 ]; then
-		[ "$(real /run/current-system)" = "$new" ] && [ -x "$new/bin/switch-to-configuration" ] || return
+		[ "$runs" = "$new" ] && [ -x "$new/bin/switch-to-configuration" ] || return
 	fi
-	true > "$live/contact.$2" && say contact
+	true > "$live/contact.$2" && ring && say contact
 }
 
 refuse() {
 	folder "$1"
-	say "$3" > "$live/refused.$2"
+	say "$3" > "$live/refused.$2" && ring
 }
+
+# ring: have the supervisor look, which waits at a FIFO. Opened like this it holds
+# nobody up who rings when the supervisor does not wait.
+ring() { [ ! -p "$live/bell" ] || say 1<> "$live/bell"; }
 
 # ---- what is there
 
@@ -366,7 +378,7 @@ past() {
 	elif noted 'done'; then
 		ended=activated
 	fi
-	say "past ${dir##*/} $ended $(sed -n 's/^at //p' "$dir/about") $action $system ${by:-somebody}"
+	say "past ${dir##*/} $ended $(began) $action $system ${by:-somebody}"
 }
 
 generations() {
@@ -414,7 +426,7 @@ supervise() {
 	exec 9>> $run/lock
 	asked
 	if ! flock -w 2 9; then
-		busy | while IFS= read -r line; do step "$line"; done
+		busy | while IFS= read -r line; do note "$line"; done
 		step end
 		exit 0
 	fi
@@ -446,14 +458,17 @@ mend() {
 	recover
 }
 
-# step WORD VALUE: note in the journal what is done next, or was, on the disk
-# before anything follows from it. The reserve is for a disk that has become full.
-step() {
+# note WORD VALUE: write a line of the journal, which is on the disk after the next
+# step. The reserve is for a disk that has become full.
+note() {
 	say "$*" >> "$dir/journal" || {
 		rm -f "$dir/reserve"
 		printf '\n%s\n' "$*" >> "$dir/journal"
-	} && sync "$dir/journal"
+	}
 }
+
+# step WORD VALUE: what is done next, or was, on the disk before anything follows from it.
+step() { note "$@" && sync "$dir/journal"; }
 
 # quiet COMMAND...: without our locks, which no daemon that it leaves may hold.
 quiet() { "$@" 8>&- 9>&-; }
@@ -477,11 +492,11 @@ unready() {
 
 begin() {
 	step "supervising $(boot_id)" || unready
-	old=$(real /run/current-system)
+	see
+	old=$runs
+	note_default
 	step "running $old"
-	step "default $(real $profile)"
-	if [ -n "$(generation)" ]; then step "generation $(number "$(generation)")"; fi
-	mkdir -p $roots
+	[ -d $roots ] || mkdir -p $roots
 	ln -sfn "$new" "$roots/$id-new"
 	[ -z "$old" ] || ln -sfn "$old" "$roots/$id-old"
 	if [ "$action" = boot ]; then
@@ -509,6 +524,13 @@ begin() {
 		settle_keys
 	fi
 	finish
+}
+
+# note_default: what the profile keeps, and as which generation.
+note_default() {
+	note "default $default"
+	current=$(generation)
+	[ -z "$current" ] || note "generation $(number "$current")"
 }
 
 # key COMMAND...: one of keys.sh, within the time that a switch may take.
@@ -566,25 +588,24 @@ afresh() {
 
 # limited SECONDS COMMAND...: run it, and end all that it started when it takes
 # longer: a switch that hangs holds the lock that the way back needs. Sets code to its exit
-# status, 124 when it was ended.
+# status, 124 when it was ended. Who waits for it waits for a lock, which no daemon
+# that it leaves behind has.
 limited() {
-	over=$(($(uptime) + $1 + 1))
+	longest=$1
 	shift
-	rm -f "$live/code"
-	# a session of its own, so that all of it can be found
-	# shellcheck disable=SC2016
-	setsid /bin/sh -c '"$@"; echo $? > "$0"' "$live/code" "$@" 8>&- 9>&- &
-	session=$! nap=0.01
-	until [ -s "$live/code" ]; do
-		if [ "$(uptime)" -ge $over ]; then
-			end_all
-			code=124
-			return
-		fi
-		nap
-	done
-	code=$(cat "$live/code")
-	wait "$session"
+	{
+		flock 7
+		# a session of its own, so that all of it can be found
+		# shellcheck disable=SC2016
+		setsid /bin/sh -c '"$@" 7>&-; echo $? > "$0"' "$live/code" "$@" 8>&- 9>&- &
+		session=$!
+	} 7> "$live/busy"
+	code=124
+	if quiet flock -w "$longest" 7 7> "$live/busy"; then
+		wait "$session" && read -r code < "$live/code" && return
+		code=137 # its shell was killed, and what that started may go on
+	fi
+	end_all
 }
 
 # end_all: kill what the switch started: all of our unit's control group but us,
@@ -619,7 +640,8 @@ prove() {
 			commit
 			restart
 		fi
-		if [ "$(real /run/current-system)" = "$old" ]; then
+		see
+		if [ "$runs" = "$old" ]; then
 			restore_keys
 			rm -f $run/pending
 			finish
@@ -631,16 +653,19 @@ prove() {
 	esac
 	switched=$code
 	use_keys
-	calm=$(($(uptime) + settle + (settle > 0)))
+	if systemd; then
+		sleep "$settle" 8>&- 9>&- &
+		calm=$!
+	fi
 	reach 1 || rollback "$why"
 	if [ "$switched" = 4 ] && ! systemd && [ "$ignore" != true ]; then
 		rollback 'units failed' # and there is nobody to ask which
 	fi
 	if systemd; then
-		until [ "$(uptime)" -ge $calm ]; do sleep 0.2; done
+		wait "$calm"
 		units > "$live/settled" || rollback 'systemd does not answer'
 		bad=$(worse)
-		for unit in $bad; do step "failed-unit $unit"; done
+		for unit in $bad; do note "failed-unit $unit"; done
 		# shellcheck disable=SC2086 # one unit a word
 		[ -z "$bad" ] || rollback units failed: $bad
 	fi
@@ -653,17 +678,19 @@ reach() {
 	limit=$(($(uptime) + confirm + 1)) # the seconds are whole ones
 	rm -f "$live/contact.$1" "$live/refused.$1"
 	step "confirming $1"
+	[ -p "$live/bell" ] || mkfifo "$live/bell"
 	until [ -e "$live/contact.$1" ]; do
 		if [ -s "$live/refused.$1" ]; then
 			why=$(head -n 1 "$live/refused.$1")
 			return 1
 		fi
-		if [ "$(uptime)" -ge $limit ]; then
+		left=$((limit - $(uptime)))
+		if [ $left -le 0 ]; then
 			why="nobody reached the host over a new connection within $confirm s"
 			return 1
 		fi
-		sleep 0.02
-	done
+		quiet timeout $left head -c 1 <&7 > /dev/null
+	done 7<> "$live/bell"
 	step "contact $1"
 }
 
@@ -816,12 +843,13 @@ restart() {
 # completed where it runs and undone where it does not; everything before that is
 # undone by the boot, or by a rollback.
 recover() {
+	see
 	old=$(told running)
 	rebooted=
 	[ "$(last supervising)" = "$(boot_id)" ] || rebooted=yes
 	if noted committing && ! noted 'done' && ! noted back; then
 		from=$(last committing)
-		if [ "$(real /run/current-system)" = "$new" ]; then
+		if [ "$runs" = "$new" ]; then
 			again
 			noted back || {
 				settle_keys
@@ -831,7 +859,7 @@ recover() {
 		fi
 		back
 	fi
-	[ -z "$rebooted" ] || step "rebooted $(real /run/current-system)"
+	[ -z "$rebooted" ] || step "rebooted $runs"
 	# nothing is left to undo, or nothing was left to do
 	if noted 'done'; then
 		noted settled-keys || settle_keys
@@ -853,22 +881,21 @@ again() {
 		back
 		return
 	fi
-	step profile 0
-	step boot 0
+	step 'profile 0'
+	step 'boot 0'
 	recorded "$system"
 	rm -f $run/pending
 	step 'done'
 }
 
 finish() {
-	step "running $(real /run/current-system)"
-	step "default $(real $profile)"
-	if [ -n "$(generation)" ]; then step "generation $(number "$(generation)")"; fi
-	if reboot_needed; then step reboot-needed; fi
+	see
+	note "running $runs"
+	note_default
+	if reboot_needed; then note reboot-needed; fi
 	if kept; then release; fi
-	rm -f "$roots/$id-new" "$roots/$id-old" "$dir/reserve"
 	[ -n "${mending-}" ] || (keys_claim "$id" "${system##*/}") # for who tries again
-	rm -rf "$live"
+	rm -rf "$roots/$id-new" "$roots/$id-old" "$dir/reserve" "$live"
 	forget
 	step end
 	exit 0
@@ -876,8 +903,10 @@ finish() {
 
 # forget: all but the last hundred deployments. Their names begin with the time.
 forget() {
-	find $state/deployments -mindepth 1 -maxdepth 1 -type d | sort | head -n -100 | while IFS= read -r past; do
-		[ "$past" = "$dir" ] || rm -rf "$past"
+	set -- $state/deployments/*/
+	while [ $# -gt 100 ]; do
+		[ "$1" = "$dir/" ] || rm -rf "$1"
+		shift
 	done
 }
 
@@ -885,10 +914,10 @@ forget() {
 # within a day, of systems that failed or were overtaken.
 release() {
 	[ -z "$root" ] || rm -f "$root"
-	find $roots -type l -mtime +0 -exec rm -f {} + 2> /dev/null
 	# Users who may not write there have theirs in their homes, where names may lie: what
 	# is removed is a link to a store path that has this path's name, and no other file.
-	find $auto -type l -lname '*/nx/roots/*' 2> /dev/null | while IFS= read -r link; do
+	find $roots $auto -type l \( -path "$roots/*" -mtime +0 -exec rm -f {} + -o \
+		-path "$auto/*" -lname '*/nx/roots/*' -print \) 2> /dev/null | while IFS= read -r link; do
 		link=$(readlink "$link")
 		[ "$(readlink "$link")" = "/nix/store/${link##*/}" ] || continue
 		if [ "${link##*/}" = "${system##*/}" ] || [ -n "$(find "$link" -prune -mtime +0)" ]; then rm -f "$link"; fi
@@ -899,13 +928,15 @@ umask 022
 case ${1-} in
 supervise | mend) ;; # its starter's
 *)
-	PATH=$(real /run/current-system/sw)/bin:$PATH:/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/sbin:/usr/bin:/sbin:/bin
+	PATH=$PATH:/run/wrappers/bin:/run/current-system/sw/bin:/nix/var/nix/profiles/default/bin:/usr/sbin:/usr/bin:/sbin:/bin
+	see
+	PATH=$runs/sw/bin:$PATH
+	if [ "$(id -u)" != 0 ]; then
+		say "user $(id -un)"
+		exit 0
+	fi
 	;;
 esac
 HOME=${HOME:-/root}
 export PATH HOME
-if [ "$(id -u)" != 0 ]; then
-	say "user $(id -un)"
-	exit 0
-fi
 "$@"

@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 			"failed-unit", // TestSystemdFailures
 			"unready",     // what cannot be noted is in no journal: TestNotesThatCannotBeWritten
 		}
-		for _, match := range regexp.MustCompile(`\bstep ["']?([a-z-]+)`).FindAllStringSubmatch(script, -1) {
+		for _, match := range regexp.MustCompile(`\b(?:step|note) ["']?([a-z-]+)`).FindAllStringSubmatch(script, -1) {
 			if !words.seen[match[1]] && !slices.Contains(elsewhere, match[1]) {
 				fmt.Printf("FAIL: no test announces the step %q\n", match[1])
 				status = 1
