@@ -10,7 +10,6 @@ import (
 	"context"
 	"crypto/rand"
 	_ "embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -289,12 +288,13 @@ func (a *Activator) tell(log *slog.Logger, r *record.Record, action Action, got 
 	return err
 }
 
-// newID names a deployment: by the time, so that names sort, and by chance, so
-// that those of several deployers differ.
+// newID names a deployment: by the time, to the millisecond, so that names sort, and
+// by chance, so that those of several deployers differ.
 func newID(now time.Time) string {
 	b := make([]byte, 4)
 	rand.Read(b)
-	return now.UTC().Format("20060102-150405-") + hex.EncodeToString(b)
+	now = now.UTC()
+	return fmt.Sprintf("%s-%03d%x", now.Format("20060102-150405"), now.Nanosecond()/1e6, b)
 }
 
 //go:embed activate.sh
