@@ -154,7 +154,7 @@ start() {
 		say unready
 		return
 	fi
-	launch && ready 0 || return 1
+	launch && ready 0 # one that did not begin is withdrawn by who follows it
 	follow 1 1
 }
 
@@ -299,8 +299,9 @@ follow() {
 	flock -s "$dir/alive" true &
 	waiter=$!
 	{ tail -n "+$2" -f -s 0.02 --pid=$waiter "$dir/log" | sed -u 's/^/|/' >&2; } &
+	logs=$!
 	tail -n "+$1" -f -s 0.02 --pid=$waiter "$dir/journal"
-	wait
+	wait $logs # and not for a supervisor that is this shell's child, but late
 }
 
 attach() {
@@ -415,13 +416,13 @@ log() {
 
 supervise() {
 	folder "$1"
+	exec 8> "$dir/alive"
+	flock -w 2 8 || exit 0 # whoever only looks whether it is held has it for a moment
 	if ! mkdir "$dir/taken" 2> /dev/null && [ ! -s "$dir/journal" ]; then
 		step end # withdrawn, or the supervisor before died with nothing begun
 		exit 0
 	fi
 	exec >> "$dir/log" 2>&1 < /dev/null
-	exec 8> "$dir/alive"
-	flock -w 2 8 || exit 0 # whoever only looks whether it is held has it for a moment
 	[ -d $run ] || mkdir -m 700 $run
 	exec 9>> $run/lock
 	asked

@@ -301,8 +301,11 @@ func (d *deployment) follow(ctx context.Context, cause error) (Activation, error
 		case err == nil && !d.journal && !d.facts.has("withdrawn"):
 			return d.refused(status)
 		case d.facts.has("withdrawn"):
-			return Activation{Result: Failed}, &failure{verb: verb(d.action, d.path), err: cause,
-				cause: fmt.Sprintf("the connection was lost before the host began, and nothing was changed: %v", cause)}
+			f := &failure{verb: verb(d.action, d.path), log: d.said.tail(), err: cause}
+			if f.cause = "the host did not begin it, and nothing was changed" + because(d.said.last()); cause != nil {
+				f.cause = fmt.Sprintf("the connection was lost before the host began, and nothing was changed: %v", cause)
+			}
+			return Activation{Result: Failed}, f
 		case err != nil:
 			cause = err
 		case status != 0:

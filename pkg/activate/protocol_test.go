@@ -141,6 +141,28 @@ func TestReboot(t *testing.T) {
 	}
 }
 
+// A supervisor that is so late that nobody waits for it any more begins nothing, and
+// what its deployer says is what became of it.
+func TestLateSupervisor(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	old := s.system("old", map[string]string{
+		"sw/bin/setsid": "#!/bin/sh\n[ ! -p /tmp/late ] || read -r _ < /tmp/late\nexec /usr/bin/setsid \"$@\"",
+		"sw/bin/sleep":  "#!/bin/sh\nif [ -p /tmp/late ]; then echo 99999999.0 > /run/uptime; else exec /usr/bin/sleep \"$@\"; fi", // it takes long
+	})
+	reset(t, s.h, old)
+	path := s.system("new", nil)
+	exec(t, s.h, "cp /proc/uptime /run/uptime; mount --bind /run/uptime /proc/uptime; mkfifo /tmp/late")
+	r := runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, s.record(t, path, brief))
+	exec(t, s.h, "echo > /tmp/late; rm /tmp/late; timeout 60 sh -c \"until grep -q '^end$' /var/lib/nx/deployments/*/journal; do sleep 0.01; done\"; umount /proc/uptime")
+	if got := r.Get("activation").Get("result").Str; got != "failed" || !strings.Contains(r.Message(), "the host did not begin it, and nothing was changed") {
+		t.Errorf("%s", r.Bytes())
+	}
+	if got := look(t, s.h, path); got.running != "old" || got.profile != "old" || got.boot != "old" || got.calls != "" || got.left != "" {
+		t.Errorf("%+v", got)
+	}
+}
+
 // A specialisation of the system runs, and the system is the default.
 func TestSpecialisation(t *testing.T) {
 	t.Parallel()
