@@ -483,6 +483,9 @@ func TestRefused(t *testing.T) {
 		{name: "system that is not there", err: "it is not on " + h.Addr.String(), hint: "nx-copy"},
 		{name: "no path", member: "storePath", value: "junk", err: "storePath"},
 		{name: "host that is down", member: "target", value: map[string]any{"host": "127.0.0.1", "port": 1}, err: "connection refused"},
+		{name: "host that is down where it was, too", member: "target",
+			value: map[string]any{"host": "127.0.0.1", "port": 1, "previous": map[string]any{"host": "127.0.0.1", "port": 2}},
+			err:   "127.0.0.1:1: connect: connection refused; and as it was reached before: connect to root@127.0.0.1:2: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := hostRecord(t, h, absent)

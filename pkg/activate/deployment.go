@@ -101,18 +101,11 @@ func (a *Activator) deployment(log *slog.Logger, r *record.Record, id string) (*
 
 // connect reaches the host where it is, or where it was before this deployment.
 func (d *deployment) connect(ctx context.Context) (Conn, error) {
-	d.log.Info("connecting", "target", d.to.Host)
 	if d.local != nil {
+		d.log.Info("connecting", "target", d.to.Host)
 		return d.local(), nil
 	}
-	conn, err := d.a.Dial(ctx, d.to)
-	if err != nil && d.to.Previous != nil && ctx.Err() == nil {
-		d.log.Info("connecting", "target", d.to.Previous.Host)
-		var perr error
-		if conn, perr = d.a.Dial(ctx, *d.to.Previous); perr == nil {
-			return conn, nil
-		}
-	}
+	conn, _, err := target.Reach(ctx, d.log, d.to, d.a.Dial)
 	return conn, err
 }
 
