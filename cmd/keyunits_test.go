@@ -6,7 +6,10 @@ import "testing"
 // the key is there, whoever replaces it, or by the target behind all.
 func TestSystemdKeyUnits(t *testing.T) {
 	t.Parallel()
-	d := deploySystemd(t)
+	eachNix(t, testSystemdKeyUnits)
+}
+
+func testSystemdKeyUnits(t *testing.T, d *deployment) {
 	d.write("token", "first")
 	d.copied("keyed", `{
 		deployment.keys = {

@@ -2,6 +2,7 @@ package cmd_test
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -13,18 +14,48 @@ import (
 // On hosts that run systemd: the stand-in's switch-to-configuration acts on units as
 // NixOS' does, and nx-activate judges what happens there.
 
-// systemdNetwork has one machine, whose configuration is web1.nix.
+// systemdNetwork has one machine, whose configuration is web1.nix, and whose Nix is
+// that of a folder, "" for this machine's.
 const systemdNetwork = `{
-  defaults = { deployment.targetEnv = "sandbox"; deployment.sandbox.systemd = true; boot.isContainer = true; };
+  defaults = { deployment.targetEnv = "sandbox"; deployment.sandbox = { systemd = true; nix = "%s"; }; boot.isContainer = true; };
   web1 = import ./web1.nix;
 }
 `
 
+// eachNix runs a test on a machine with this machine's Nix, and on one with the newer.
+func eachNix(t *testing.T, test func(*testing.T, *deployment)) {
+	t.Helper()
+	t.Run("Nix", func(t *testing.T) {
+		t.Parallel()
+		test(t, deploySystemd(t))
+	})
+	t.Run("newer Nix", func(t *testing.T) {
+		t.Parallel()
+		test(t, deployNewerNix(t))
+	})
+}
+
 // deploySystemd starts the machine and waits until it has booted.
 func deploySystemd(t *testing.T) *deployment {
 	t.Helper()
+	return deployNix(t, "")
+}
+
+func deployNewerNix(t *testing.T) *deployment {
+	t.Helper()
+	testhost.Need(t, "nix-new")
+	nix := os.Getenv("NXTEST_NIX_NEW")
+	d := deployNix(t, nix)
+	if got := d.on("web1", "systemctl show --property ExecStart --value sshd"); !strings.Contains(got, ":"+nix+"/bin:/usr/") {
+		t.Fatalf("its sshd is %s, without the PATH of %s", got, nix)
+	}
+	return d
+}
+
+func deployNix(t *testing.T, nix string) *deployment {
+	t.Helper()
 	testhost.Need(t, "systemd")
-	d := deploy(t, map[string]string{"network.nix": systemdNetwork, "web1.nix": "{ }"})
+	d := deploy(t, map[string]string{"network.nix": fmt.Sprintf(systemdNetwork, nix), "web1.nix": "{ }"})
 	if r := d.sh("nx-provision -q -f network.nix -o hosts.jsonl"); r.status != 0 {
 		t.Fatalf("%+v", r)
 	}
@@ -112,7 +143,10 @@ func service(name, version, more string) string {
 
 func TestSystemdUnits(t *testing.T) {
 	t.Parallel()
-	d := deploySystemd(t)
+	eachNix(t, testSystemdUnits)
+}
+
+func testSystemdUnits(t *testing.T, d *deployment) {
 	d.copied("first", "{"+service("steady", "1", "")+service("changing", "1", "")+service("restarting", "1", "stopIfChanged = false;")+
 		service("kept", "1", "restartIfChanged = false;")+service("leaving", "1", "")+"}")
 	d.wantActivated("switch", "first", "activated",
@@ -182,7 +216,10 @@ func TestSystemdUnits(t *testing.T) {
 
 func TestSystemdFailures(t *testing.T) {
 	t.Parallel()
-	d := deploySystemd(t)
+	eachNix(t, testSystemdFailures)
+}
+
+func testSystemdFailures(t *testing.T, d *deployment) {
 	good := service("good", "1", "")
 	d.copied("good", "{"+good+"}")
 	d.wantActivated("switch", "good", "activated")
@@ -247,7 +284,10 @@ func TestSystemdFailures(t *testing.T) {
 // The deployment's own connection outlives the sshd that it came by.
 func TestSystemdRestartsSSHD(t *testing.T) {
 	t.Parallel()
-	d := deploySystemd(t)
+	eachNix(t, testSystemdRestartsSSHD)
+}
+
+func testSystemdRestartsSSHD(t *testing.T, d *deployment) {
 	sshd := func(version, more string) string {
 		return `{ systemd.services.sshd = {
     description = "OpenSSH server, version ` + version + `";
