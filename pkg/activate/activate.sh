@@ -609,6 +609,30 @@ limited() {
 	end_all
 }
 
+# configure SYSTEM VERB: its switch-to-configuration, again while another one, such as
+# that of nixos-rebuild, has the lock: what was begun is not given up for that.
+configure() {
+	until=$(($(uptime) + switch))
+	while
+		limited "$switch" "$1/bin/switch-to-configuration" "$2"
+		locked && [ "$(uptime)" -lt $until ]
+	do quiet sleep 1; done
+}
+
+# locked: whether another one had the lock. It exits with an errno then, which NixOS does
+# not promise; this is what it says.
+locked() {
+	[ "$code" != 0 ] && case $(tail -n 1 "$dir/log") in 'Could not acquire lock'*) ;; *) return 1 ;; esac
+}
+
+# refused: whether switch-to-configuration ended before it did anything. 1 is also
+# what it exits with when it cannot ask systemd any more, with units stopped.
+refused() {
+	case $code in 1 | 100) ;; *) locked || return ;; esac
+	see
+	[ "$runs" = "$old" ] && ! grep -q -e '^stopping the following units:' -e '^activating the configuration' "$dir/log"
+}
+
 # end_all: kill what the switch started: all of our unit's control group but us,
 # or all of its session.
 end_all() {
@@ -632,25 +656,22 @@ end_all() {
 # prove: the new system holds, or we go back. Returns only when it holds.
 prove() {
 	[ "$code" = 0 ] || step "said $(sed -e '/^Failed to run activate script/d' "$dir/log" | tail -n 1)"
+	if [ "$code$action" = 100switch ] && [ -n "$reboot" ]; then
+		rm -f $run/pending
+		commit
+		restart
+	fi
 	case $code in
 	0 | 4) ;;
-	1 | 100)
-		# refused before anything was switched
-		if [ "$code$action" = 100switch ] && [ -n "$reboot" ]; then
-			rm -f $run/pending
-			commit
-			restart
-		fi
-		see
-		if [ "$runs" = "$old" ]; then
+	124) rollback "switch-to-configuration took longer than $switch s" ;;
+	*)
+		if refused; then
 			restore_keys
 			rm -f $run/pending
 			finish
 		fi
 		rollback "switch-to-configuration: exit status $code"
 		;;
-	124) rollback "switch-to-configuration took longer than $switch s" ;;
-	*) rollback "switch-to-configuration: exit status $code" ;;
 	esac
 	switched=$code
 	use_keys
@@ -735,7 +756,7 @@ commit() {
 	set_profile
 	step "profile $code"
 	if [ "$code" = 0 ]; then
-		limited "$switch" "$system/bin/switch-to-configuration" boot
+		configure "$system" boot
 		step "boot $code"
 	fi
 	if [ "$code" = 0 ]; then
@@ -760,7 +781,7 @@ prune() {
 	[ -n "$keep" ] || return 0
 	generations_before=$(generations)
 	limited "$switch" nix-env -p $profile --delete-generations "$keep"
-	[ "$(generations)" = "$generations_before" ] || limited "$switch" "$system/bin/switch-to-configuration" boot
+	[ "$(generations)" = "$generations_before" ] || configure "$system" boot
 }
 
 # set_profile: set the profile, to the generation that is asked for or to one of the system.
@@ -794,7 +815,7 @@ back() {
 		fi
 	fi
 	if [ $back = 0 ] && [ -n "$before" ]; then
-		limited "$switch" "$before/bin/switch-to-configuration" boot
+		configure "$before" boot
 		back=$code
 		[ "$back" != 0 ] || recorded "$before"
 	fi
@@ -811,7 +832,7 @@ rollback() {
 		finish
 	fi
 	restore_keys
-	limited "$switch" "$old/bin/switch-to-configuration" test
+	configure "$old" test
 	rolled=$code
 	if [ -e "$dir/keys" ]; then key keys_act "$id" early; fi
 	step "rolled-back $rolled"
@@ -877,7 +898,7 @@ recover() {
 # again: the commit that was broken off of a system that runs.
 again() {
 	set_profile
-	[ "$code" != 0 ] || limited "$switch" "$system/bin/switch-to-configuration" boot
+	[ "$code" != 0 ] || configure "$system" boot
 	if [ "$code" != 0 ]; then
 		back
 		return

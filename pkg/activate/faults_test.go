@@ -402,6 +402,52 @@ func TestRollbackFails(t *testing.T) {
 	}
 }
 
+// While somebody else's switch-to-configuration has NixOS' lock, nothing is begun; and
+// what was begun waits for it, and does not reboot the host.
+func TestSwitchLock(t *testing.T) {
+	t.Parallel()
+	const lock = "/run/nixos/switch-to-configuration.lock"
+	for _, tt := range []struct {
+		name, step string
+		files      map[string]string // of the new system
+		result     string
+		says       string
+		calls      string
+	}{
+		{name: "the switch", step: "testing", result: "failed", says: "another switch-to-configuration has the lock, and nothing was changed"},
+		{name: "the boot loader", step: "committing", result: "activated", calls: "test new,boot new"},
+		{name: "the way back", step: "rolling-back", files: map[string]string{"test": "2", "say": "no"}, result: "rolled-back",
+			says: "its activation script failed: no; the host runs /nix/store/", calls: "test new,test old"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newStand(t)
+			old := s.system("old", map[string]string{"lock": ""})
+			reset(t, s.h, old)
+			files := map[string]string{"lock": ""}
+			maps.Copy(files, tt.files)
+			path := s.system("new", files)
+			s.stopAt(tt.step)
+			done := make(chan *record.Record)
+			go func() {
+				done <- runWith(t, &activate.Activator{Action: activate.Switch, Dial: dial}, s.record(t, path, ample))
+			}()
+			s.stopped(t)
+			exec(t, s.h, "mkdir -p /run/nixos; mkfifo /tmp/held /tmp/free; flock "+lock+" sh -c 'echo > /tmp/held; read -r _ < /tmp/free' > /dev/null 2>&1 & read -r _ < /tmp/held")
+			s.goOn()
+			exec(t, s.h, "timeout 60 sh -c \"until grep -q '^Could not acquire lock' /var/lib/nx/last/log; do sleep 0.01; done\"; echo > /tmp/free")
+			r := <-done
+			noteJournals(t, s.h)
+			got := look(t, s.h, path)
+			if result := r.Get("activation"); result.Get("result").Str != tt.result || result.Get("rebooted").Bool() || !strings.Contains(r.Message(), tt.says) {
+				t.Errorf("%s", r.Bytes())
+			}
+			if on := map[bool]string{true: "new", false: "old"}[tt.result == "activated"]; got.running != on || got.profile != on || got.boot != on || got.calls != tt.calls || got.left != "" {
+				t.Errorf("%+v", got)
+			}
+		})
+	}
+}
+
 // A host whose /boot has no room for the new system's kernel goes back, and its boot
 // loader has the old one.
 func TestBootFull(t *testing.T) {

@@ -155,6 +155,8 @@ func judge(action Action, path store.Path, fs facts, said *output) (Activation, 
 		got.RebootNeeded = true
 		return fail(Failed, "run it with --reboot, or make it the boot default with nx-activate boot and reboot the host",
 			"its init is incompatible with the running one: it needs a reboot, and nothing was switched")
+	case strings.HasPrefix(fs.value("said"), "Could not acquire lock"):
+		return fail(Failed, "is nixos-rebuild in work on the host? Run nx-activate again when it is through", "another switch-to-configuration has the lock, and nothing was changed")
 	case tested > 0:
 		return fail(Failed, "", "it was refused, and nothing was changed%s", because(said.last()))
 	}
