@@ -34,14 +34,16 @@ say() { printf '%s\n' "$*"; }
 # real LINK: the store path behind it; nothing when there is none.
 real() { [ ! -e "$1" ] || readlink -f "$1"; }
 
-# see: what runs, and what the profile keeps, as runs and default; nothing when there
-# is none. A process takes longer than all else here, so one answers for both.
+# see: what runs, what the profile keeps and what was booted, as runs, default and
+# booted; nothing when there is none. A process takes longer than all else here, so one
+# answers for all.
 see() {
-	{ read -r runs; read -r default; } <<- EOF
-		$(readlink -m /run/current-system $profile)
+	{ read -r runs; read -r default; read -r booted; } <<- EOF
+		$(readlink -m /run/current-system $profile /run/booted-system)
 	EOF
 	[ -e /run/current-system ] || runs=
 	[ -e $profile ] || default=
+	[ -e /run/booted-system ] || booted=
 }
 
 # generation: the profile's link, such as system-42-link; nothing when there is none.
@@ -355,7 +357,7 @@ ring() { [ ! -p "$live/bell" ] || say 1<> "$live/bell"; }
 
 status() {
 	now
-	say "booted $(real /run/booted-system)"
+	say "booted $booted"
 	say "recorded $(cat $state/default 2> /dev/null)"
 	if [ -n "$(generation)" ]; then say "generation $(number "$(generation)")"; fi
 	if held $run/lock; then say "in-work $(cat $run/lock)"; fi
@@ -496,6 +498,7 @@ begin() {
 	see
 	old=$runs
 	note_default
+	note "booted $booted"
 	step "running $old"
 	[ -d $roots ] || mkdir -p $roots
 	ln -sfn "$new" "$roots/$id-new"
