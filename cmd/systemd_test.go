@@ -260,6 +260,10 @@ func testSystemdFailures(t *testing.T, d *deployment) {
 	d.copied("allowed", "{"+good+bad("one", "")+"}")
 	d.sh(`jq -c 'if .name then .deployment.activation.ignoreFailedUnits = ["one.service"] else . end' allowed.jsonl > ignoring.jsonl`)
 	d.wantActivated("switch", "ignoring", "activated")
+
+	// Nor does one that had failed before, though the switch complains of it.
+	d.copied("still", "{"+good+bad("one", `description = "no better";`)+"}")
+	d.wantActivated("switch", "still", "activated", "warning: the following units failed: one.service")
 	d.wantActivated("switch", "good", "activated")
 	if got := d.on("web1", "systemctl is-system-running; systemctl --failed --no-legend; cat /run/good"); got != "running\n1" {
 		t.Errorf("mended, the host is %s", got)
