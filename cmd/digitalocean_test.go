@@ -47,6 +47,24 @@ func newCloud(t *testing.T) *cloud {
 	return c
 }
 
+// newDroplet is a cloud, and a folder with the network of one droplet, which is text.
+func newDroplet(t *testing.T) (c *cloud, d *deployment, text string) {
+	t.Helper()
+	testhost.Need(t, "root", "nix")
+	network, err := os.ReadFile("../pkg/network/testdata/networks/droplet.nix")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d = &deployment{t, t.TempDir()}
+	d.write("network.nix", string(network))
+	return newCloud(t), d, string(network)
+}
+
+// environment leads nx-provision to the cloud, in a script.
+func (c *cloud) environment() string {
+	return "export DIGITALOCEAN_API_URL=" + c.url + " DIGITAL_OCEAN_AUTH_TOKEN=" + doToken + "\n"
+}
+
 // boot starts a droplet's host. At its first start it does what cloud-init does with
 // the user data and the keys.
 func (c *cloud) boot(t *testing.T, d dofake.Droplet) (string, error) {
@@ -73,19 +91,12 @@ func (c *cloud) boot(t *testing.T, d dofake.Droplet) (string, error) {
 // The network of one droplet is made as it stands, costs nothing when there is nothing
 // to do, is changed, checked and destroyed, and the token is nowhere.
 func TestDroplet(t *testing.T) {
-	testhost.Need(t, "root", "nix")
-	c := newCloud(t)
-	d := &deployment{t, t.TempDir()}
-	text, err := os.ReadFile("../pkg/network/testdata/networks/droplet.nix")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.write("network.nix", string(text))
+	c, d, text := newDroplet(t)
 	var said []string
 	run := func(status int, script string) result {
 		t.Helper()
 		c.ForgetRequests()
-		r := d.sh("export DIGITALOCEAN_API_URL=" + c.url + " DIGITAL_OCEAN_AUTH_TOKEN=" + doToken + "\n" + script)
+		r := d.sh(c.environment() + script)
 		said = append(said, r.stdout, r.stderr)
 		if r.status != status {
 			t.Fatalf("%s: got status %d, want %d\n%s%s", script, r.status, status, r.stdout, r.stderr)
@@ -135,7 +146,7 @@ func TestDroplet(t *testing.T) {
 	run(0, "nx-provision check -f network.nix")
 	asked(2)
 
-	d.write("network.nix", strings.Replace(string(text), "s-1vcpu-1gb", "s-2vcpu-2gb", 1))
+	d.write("network.nix", strings.Replace(text, "s-1vcpu-1gb", "s-2vcpu-2gb", 1))
 	if r := run(1, "nx-provision -f network.nix"); !strings.Contains(r.stderr, "hint: say --allow-reboot") {
 		t.Errorf("resize without leave: %s", r.stderr)
 	}
@@ -164,7 +175,7 @@ func TestDroplet(t *testing.T) {
 	}
 
 	// A token in the network goes no further than to the provider.
-	d.write("network.nix", strings.Replace(string(text), "deployment.digitalOcean.region", `deployment.digitalOcean.authToken = "`+doToken+`";
+	d.write("network.nix", strings.Replace(text, "deployment.digitalOcean.region", `deployment.digitalOcean.authToken = "`+doToken+`";
     deployment.digitalOcean.region`, 1))
 	run(0, "unset DIGITAL_OCEAN_AUTH_TOKEN; nx-provision check -f network.nix; nx-provision --allow-reboot -f network.nix | nx-eval -f network.nix --network-format nixops -o drvs.jsonl || true")
 	if r := run(1, "grep -rlF "+doToken+" .nx drvs.jsonl"); r.stdout != "" {
@@ -183,17 +194,8 @@ func TestDroplet(t *testing.T) {
 // Whoever is killed between a request and its answer leaves nothing that the next run
 // does not find: there is one key in the account and one droplet.
 func TestDropletKilled(t *testing.T) {
-	testhost.Need(t, "root", "nix")
-	c := newCloud(t)
-	d := &deployment{t, t.TempDir()}
-	text, err := os.ReadFile("../pkg/network/testdata/networks/droplet.nix")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.write("network.nix", string(text))
-	provision := func(args string) result {
-		return d.sh("export DIGITALOCEAN_API_URL=" + c.url + " DIGITAL_OCEAN_AUTH_TOKEN=" + doToken + "\necho $$ > pid; exec nx-provision " + args)
-	}
+	c, d, _ := newDroplet(t)
+	provision := func(args string) result { return d.sh(c.environment() + "echo $$ > pid; exec nx-provision " + args) }
 	for _, op := range []string{"POST /v2/account/keys", "POST /v2/droplets"} {
 		fault := dofake.CutAfter
 		fault.After = func() { d.signal("pid", syscall.SIGKILL) }
@@ -234,17 +236,8 @@ func (d *deployment) signal(file string, sig syscall.Signal) {
 // Ctrl-C lets what was asked be answered, says what is there, and the next run goes on
 // with it.
 func TestDropletInterrupted(t *testing.T) {
-	testhost.Need(t, "root", "nix")
-	c := newCloud(t)
-	d := &deployment{t, t.TempDir()}
-	text, err := os.ReadFile("../pkg/network/testdata/networks/droplet.nix")
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.write("network.nix", string(text))
-	provision := func(args string) result {
-		return d.sh("export DIGITALOCEAN_API_URL=" + c.url + " DIGITAL_OCEAN_AUTH_TOKEN=" + doToken + "\necho $$ > pid; exec nx-provision " + args)
-	}
+	c, d, _ := newDroplet(t)
+	provision := func(args string) result { return d.sh(c.environment() + "echo $$ > pid; exec nx-provision " + args) }
 	c.On(dofake.Nth("POST /v2/droplets", 1, dofake.Fault{After: func() { d.signal("pid", syscall.SIGINT) }}))
 	r := provision("-f network.nix")
 	droplets := c.Droplets()
