@@ -25,7 +25,8 @@ type sky struct {
 	mu     sync.Mutex
 	things map[string]*skyThing // by id
 	asked  []string
-	enter  func(op string) // called in the middle of each operation
+	cloud  map[string]error // by id: why nobody can see it
+	enter  func(op string)  // called in the middle of each operation
 }
 
 type skyThing struct {
@@ -136,6 +137,10 @@ func (s *sky) Update(_ context.Context, w *provision.Work, changes []provision.D
 func (s *sky) Read(_ context.Context, known []provision.Known, tell func(int, provision.Facts, error)) {
 	defer s.ask("read", fmt.Sprint(len(known))).mu.Unlock()
 	for i, k := range known {
+		if err := s.cloud[k.ID]; err != nil {
+			tell(i, provision.Facts{}, err)
+			continue
+		}
 		if s.things[k.ID] == nil {
 			tell(i, provision.Facts{State: provision.Missing}, nil)
 			continue
@@ -540,6 +545,30 @@ func TestRecheck(t *testing.T) {
 	apply(t, p)
 	if q := s.questions(); q != "read 2, start a" {
 		t.Errorf("the sky was asked to %q", q)
+	}
+}
+
+// One thing that cannot be read stops no other.
+func TestRecheckFails(t *testing.T) {
+	s := &sky{}
+	p := under(t, s, net("n", `{}`), cloudy("a", `{"net":{"resource":{"type":"nets","name":"n"}}}`), cloudy("b", `{}`), cloudy("c", `{}`))
+	apply(t, p)
+	s.things["id-b"].stopped = true
+	s.cloud = map[string]error{"id-n": errors.New("fog"), "id-c": errors.New("rain")}
+	s.questions()
+	p.Recheck = true
+	steps, err := p.Plan(t.Context(), func(string) bool { return true }, true)
+	var got []string
+	for _, step := range steps {
+		got = append(got, fmt.Sprintf("%s: %s%v", step.Ref, step.Action, step.Err))
+	}
+	if want := "nets.n: read nets.n: fog|a: <nil>|b: start<nil>|c: read c: rain"; err != nil || strings.Join(got, "|") != want {
+		t.Errorf("plan says %v\n%s\nwant\n%s", err, strings.Join(got, "|"), want)
+	}
+	wantText(t, "apply", apply(t, p), `"message":"read nets.n: fog"`, `"message":"it needs nets.n: read nets.n: fog"`, `"message":"read c: rain"`)
+	wantText(t, "the questions", s.questions(), "start b")
+	if s.things["id-b"].stopped {
+		t.Error("b was not started")
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // said.
 type Step struct {
 	Change
-	Err error // the network could not say what it wants
+	Err error // the network could not say what it wants, or its provider how it is
 }
 
 // Plan returns what [Provisioner.Apply] would do with the machines that chosen
@@ -25,12 +25,16 @@ func (p *Provisioner) Plan(ctx context.Context, chosen func(name string) bool, e
 	g := p.newGraph(func(t Thing) bool {
 		return t.Type == state.Machines && chosen(t.Name) || everything && t.Type != state.Machines
 	})
-	if err := p.refresh(ctx, g.watched()); err != nil {
+	if err := g.refresh(ctx); err != nil {
 		return nil, err
 	}
 	var steps []Step
 	for _, ref := range slices.SortedFunc(maps.Keys(g.nodes), compareRefs) {
-		steps = append(steps, p.plan(g.nodes[ref].thing))
+		if n := g.nodes[ref]; n.err != nil {
+			steps = append(steps, Step{Change: Change{Ref: ref}, Err: n.err})
+		} else {
+			steps = append(steps, p.plan(n.thing))
+		}
 	}
 	if everything {
 		for _, e := range p.obsolete(g) {

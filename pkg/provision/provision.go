@@ -127,9 +127,6 @@ func (p *Provisioner) Apply(ctx context.Context, hosts []*record.Record, everyth
 	g := p.newGraph(func(t Thing) bool {
 		return records[t.Ref] != nil || everything && t.Type != state.Machines
 	})
-	if err := p.refresh(ctx, g.watched()); err != nil {
-		return err
-	}
 	var invalid error
 	write := func(n *node) {
 		r := records[n.thing.Ref]
@@ -151,6 +148,9 @@ func (p *Provisioner) Apply(ctx context.Context, hosts []*record.Record, everyth
 	}
 	// What failed is said at once; what is done may change when more is known.
 	g.failed = write
+	if err := g.refresh(ctx); err != nil {
+		return err
+	}
 	g.work(ctx, p.ensure)
 	for _, ref := range slices.SortedFunc(maps.Keys(g.nodes), compareRefs) {
 		if n := g.nodes[ref]; n.state != failed {
@@ -456,14 +456,15 @@ func (p *Provisioner) destroyInOrder(ctx context.Context, entries []state.Entry,
 	}
 }
 
-// refresh asks how things are and takes what it is told.
-func (p *Provisioner) refresh(ctx context.Context, entries []state.Entry) error {
-	failures, err := p.read(ctx, entries)
+// refresh asks how those things are that are watched, and takes what it is told. What
+// nobody can say of one ends that one.
+func (g *graph) refresh(ctx context.Context) error {
+	failures, err := g.p.read(ctx, g.watched())
 	if err != nil {
 		return err
 	}
 	for _, ref := range slices.SortedFunc(maps.Keys(failures), compareRefs) {
-		return fmt.Errorf("read %s: %w", ref, failures[ref])
+		g.end(g.nodes[ref], fmt.Errorf("read %s: %w", ref, failures[ref]))
 	}
 	return nil
 }
