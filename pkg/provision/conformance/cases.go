@@ -392,6 +392,21 @@ func rateLimit(d *deployment) {
 	if took := time.Since(start); !d.traits.RealTime && took < RetryAfter {
 		d.t.Errorf("it asks again after %s, and was told to wait for %s", took, RetryAfter)
 	}
+	// Whoever waits can be interrupted.
+	if _, err := d.destroy(cut{}); err != nil {
+		d.t.Error(err)
+	}
+	d.misbehave(RateLimit)
+	start = time.Now()
+	c := cut{2, interrupt} // the first question, in the call of the maker
+	line, err := d.apply(c, d.world.Things(First, name), provision.Allow{}, false)
+	d.cutShort(c, line, err)
+	if took := time.Since(start); !d.traits.RealTime && took >= RetryAfter {
+		d.t.Errorf("it was interrupted at once, and ended after %s", took)
+	}
+	d.misbehave("")
+	d.must(First)
+	d.count(1)
 }
 
 // slow is waited for, too.
@@ -452,6 +467,29 @@ func destroyed(d *deployment, c cut) bool {
 		d.t.Errorf("%s, and again: %v", c, err)
 	}
 	d.nothing()
+	return line.wasCut()
+}
+
+// destroyedAndApplied is one again: whoever destroyed it was cut, and somebody applies.
+func destroyedAndApplied(d *deployment, c cut) bool {
+	d.must(First)
+	line, err := d.destroy(c)
+	d.cutShort(c, line, err)
+	d.must(First)
+	d.count(1)
+	d.as(First)
+	return line.wasCut()
+}
+
+// updatedBack is as it was: a process that was to change it was cut, and the network has
+// become what it was before.
+func updatedBack(d *deployment, c cut) bool {
+	d.must(First)
+	line, err := d.apply(c, d.world.Things(Changed, name), allowAll, false)
+	d.cutShort(c, line, err)
+	d.must(First)
+	d.count(1)
+	d.as(First)
 	return line.wasCut()
 }
 
@@ -537,6 +575,9 @@ func (d *deployment) oneLine(what string, err error) {
 	for _, err := range joined(err) {
 		if text := err.Error(); text == "" || strings.ContainsAny(text, "\n\r") || strings.TrimSpace(text) != text {
 			d.t.Errorf("%s: the error is not one line: %q", what, text)
+		}
+		if strings.Contains(err.Error(), "PRIVATE KEY") {
+			d.t.Errorf("%s: a private key is in the error", what)
 		}
 	}
 }

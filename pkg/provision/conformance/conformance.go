@@ -138,9 +138,11 @@ func Run(t *testing.T, world func(t *testing.T) World) {
 	t.Run("create, cut", s.cuts(created))
 	t.Run("create and destroy, cut", s.cuts(createdAndDestroyed))
 	t.Run("destroy, cut", s.cuts(destroyed))
+	t.Run("destroy, cut, and applied", s.cuts(destroyedAndApplied))
 	if s.has(Changed) {
 		t.Run("create, cut, and wanted otherwise", s.cuts(createdOtherwise))
 		t.Run("update, cut", s.cuts(updated))
+		t.Run("update, cut, and wanted as before", s.cuts(updatedBack))
 	}
 	if s.has(Replaced) {
 		t.Run("replace, cut", s.cuts(replaced))

@@ -5,6 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"os/exec"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -21,6 +24,7 @@ type cloud struct {
 	machines map[string]*machine // by ID
 	made     int
 	fault    conformance.Fault
+	broken   string
 }
 
 type machine struct {
@@ -31,8 +35,42 @@ type machine struct {
 
 func TestCloud(t *testing.T) {
 	conformance.Run(t, func(*testing.T) conformance.World {
-		return &world{&cloud{machines: map[string]*machine{}}}
+		return &world{&cloud{machines: map[string]*machine{}, broken: os.Getenv(breakVariable)}}
 	})
+}
+
+// breakVariable names what the provider does wrong.
+const breakVariable = "NXTEST_BREAK"
+
+// The suite finds what a provider does wrong.
+func TestFinds(t *testing.T) {
+	if os.Getenv(breakVariable) != "" {
+		t.Skip("it is TestCloud that is run with a broken provider")
+	}
+	for broken, finds := range map[string]string{
+		"makes it again":           "create, cut/killed after step 2",
+		"does not look for tokens": "create and destroy, cut/killed after step 2",
+		"takes a no for none":      "unauthorised",
+		"does not wait":            "rate limit",
+		"does not change":          "update",
+		"changes what is gone":     "update of what is gone",
+		"says it in two lines":     "quota",
+		"keeps a refused creation": "quota",
+		"believes what it made":    "changed behind our back",
+		"says what it would make":  "create, cut, and wanted otherwise/killed after step 2",
+	} {
+		t.Run(broken, func(t *testing.T) {
+			t.Parallel()
+			finds = strings.ReplaceAll(finds, " ", "_")
+			part, _, _ := strings.Cut(finds, "/")
+			cmd := exec.Command(os.Args[0], "-test.run=^TestCloud$/^"+part+"$")
+			cmd.Env = append(os.Environ(), breakVariable+"="+broken)
+			out, err := cmd.CombinedOutput()
+			if want := "--- FAIL: TestCloud/" + finds + " ("; err == nil || !strings.Contains(string(out), want) {
+				t.Errorf("the suite says (%v)\n%s\nwant %q", err, out, want)
+			}
+		})
+	}
 }
 
 type world struct{ cloud *cloud }
@@ -91,6 +129,9 @@ func (m *maker) ask(ctx context.Context, question func(*cloud) error) error {
 			defer m.cloud.mu.Unlock()
 			switch m.cloud.fault {
 			case conformance.Unauthorised:
+				if m.cloud.broken == "takes a no for none" {
+					return errNone
+				}
 				return fmt.Errorf("401 who are you%w", quietly{provision.ErrNotMade})
 			case conformance.RateLimit:
 				m.cloud.fault = ""
@@ -100,6 +141,9 @@ func (m *maker) ask(ctx context.Context, question func(*cloud) error) error {
 		})
 		if !errors.Is(err, errTooMany) {
 			return err
+		}
+		if m.cloud.broken == "does not wait" {
+			continue
 		}
 		if err := pause(ctx, conformance.RetryAfter); err != nil {
 			return err
@@ -151,7 +195,7 @@ func (m *maker) Effect(property string, _, _ json.RawMessage) provision.Effect {
 
 func (m *maker) Create(ctx context.Context, w *provision.Work) (provision.Facts, error) {
 	id := w.ID
-	for try := 0; w.Again && id == "" && try < provision.TryAgain; try++ {
+	for try := 0; w.Again && id == "" && m.cloud.broken != "makes it again" && try < provision.TryAgain; try++ {
 		var err error
 		if id, err = m.find(ctx, w.Token); err != nil {
 			return provision.Facts{}, err
@@ -165,6 +209,12 @@ func (m *maker) Create(ctx context.Context, w *provision.Work) (provision.Facts,
 	if id == "" {
 		if err := m.ask(ctx, func(c *cloud) error {
 			if c.fault == conformance.Quota {
+				switch c.broken {
+				case "says it in two lines":
+					return fmt.Errorf("422 no more than 0 machines\n%w", provision.ErrNotMade)
+				case "keeps a refused creation":
+					return errors.New("422 no more than 0 machines")
+				}
 				return fmt.Errorf("422 no more than 0 machines%w", quietly{provision.ErrNotMade})
 			}
 			c.made++
@@ -180,6 +230,9 @@ func (m *maker) Create(ctx context.Context, w *provision.Work) (provision.Facts,
 	}
 	f, err := m.read(ctx, id)
 	f.Injected = true
+	if m.cloud.broken == "says what it would make" {
+		f.Properties = nil
+	}
 	return f, err
 }
 
@@ -216,7 +269,11 @@ func (m *maker) read(ctx context.Context, id string) (f provision.Facts, err err
 }
 
 func (m *maker) Update(ctx context.Context, w *provision.Work, changes []provision.Difference) (provision.Facts, error) {
-	if err := m.change(ctx, w.ID, func(h *machine) { h.properties = w.Want }); err != nil {
+	if err := m.change(ctx, w.ID, func(h *machine) {
+		if m.cloud.broken != "does not change" {
+			h.properties = w.Want
+		}
+	}); err != nil {
 		return provision.Facts{}, err
 	}
 	return m.read(ctx, w.ID)
@@ -225,7 +282,10 @@ func (m *maker) Update(ctx context.Context, w *provision.Work, changes []provisi
 func (m *maker) change(ctx context.Context, id string, do func(*machine)) error {
 	return m.ask(ctx, func(c *cloud) error {
 		h, ok := c.machines[id]
-		if !ok {
+		switch {
+		case !ok && c.broken == "changes what is gone":
+			return nil
+		case !ok:
 			return errNone
 		}
 		do(h)
@@ -236,12 +296,21 @@ func (m *maker) change(ctx context.Context, id string, do func(*machine)) error 
 func (m *maker) Read(ctx context.Context, known []provision.Known, tell func(int, provision.Facts, error)) {
 	for i, k := range known {
 		f, err := m.read(ctx, k.ID)
+		if errors.Is(err, errNone) {
+			f, err = provision.Facts{State: provision.Missing}, nil
+		}
+		if m.cloud.broken == "believes what it made" {
+			f.Properties = nil
+		}
 		tell(i, f, err)
 	}
 }
 
 func (m *maker) Destroy(ctx context.Context, k provision.Known) error {
 	id := k.ID
+	if id == "" && m.cloud.broken == "does not look for tokens" {
+		return nil
+	}
 	if id == "" {
 		var err error
 		if id, err = m.find(ctx, k.Token); err != nil || id == "" {
