@@ -230,6 +230,7 @@ func (p *Provisioner) ensure(ctx context.Context, t Thing) (err error) {
 		end := p.step(t.Ref, c.Action)
 		defer func() { end(err) }()
 	}
+	begun := c.Action == Create && e.Intent == creating || c.Action == Update && e.Intent == updating
 	switch c.Action {
 	case Replace:
 		if err := p.destroy(ctx, maker, t, e); err != nil {
@@ -237,10 +238,7 @@ func (p *Provisioner) ensure(ctx context.Context, t Thing) (err error) {
 		}
 		e, err = p.create(ctx, maker, t, state.Entry{})
 	case Create:
-		again := e.Intent == creating
-		if e, err = p.create(ctx, maker, t, e); err == nil && again {
-			return p.ensure(ctx, t) // what was found may have been made as another network wanted it
-		}
+		e, err = p.create(ctx, maker, t, e)
 	case Update:
 		e, err = p.update(ctx, maker, t, e, c)
 	case Start:
@@ -248,6 +246,9 @@ func (p *Provisioner) ensure(ctx context.Context, t Thing) (err error) {
 	}
 	if err != nil {
 		return err
+	}
+	if begun {
+		return p.ensure(ctx, t) // what was found may be as another network wanted it
 	}
 	if t.Type == state.Machines {
 		if e, err = p.trust(ctx, t, e); err != nil {

@@ -398,7 +398,7 @@ func rateLimit(d *deployment) {
 	}
 	d.misbehave(RateLimit)
 	start = time.Now()
-	c := cut{2, interrupt} // the first question, in the call of the maker
+	c := cut{1, hangUp}
 	line, err := d.apply(c, d.world.Things(First, name), provision.Allow{}, false)
 	d.cutShort(c, line, err)
 	if took := time.Since(start); !d.traits.RealTime && took >= RetryAfter {

@@ -11,10 +11,11 @@ import (
 type cutKind string
 
 const (
-	killBefore cutKind = "killed before"  // the process is dead before the step has an effect
-	killAfter  cutKind = "killed after"   // it has its effect, and the process is dead before it learns so
-	lose       cutKind = "answer lost to" // as killAfter, but the process lives: its connection broke
-	interrupt  cutKind = "Ctrl-C at"      // the context is done by the end of the step, which is answered
+	killBefore cutKind = "killed before"           // the process is dead before the step has an effect
+	killAfter  cutKind = "killed after"            // it has its effect, and the process is dead before it learns so
+	lose       cutKind = "answer lost to"          // as killAfter, but the process lives: its connection broke
+	interrupt  cutKind = "Ctrl-C at"               // the context is done by the end of the step, which is answered
+	hangUp     cutKind = "Ctrl-C while asking, at" // as interrupt, but of questions
 )
 
 // errKilled is what a dead process is told: nothing that it does has an effect.
@@ -36,7 +37,7 @@ type Line struct {
 	stop context.CancelCauseFunc
 
 	mu        sync.Mutex
-	steps     int // that were begun; of kind lose only questions
+	steps     int // that were begun; of the kinds lose and hangUp only questions
 	questions int // that had an effect
 	cut, dead bool
 }
@@ -72,7 +73,7 @@ func (l *Line) step(question bool, do func() error) error {
 		l.mu.Unlock()
 		return errKilled
 	}
-	if question || l.kind != lose {
+	if question || l.kind != lose && l.kind != hangUp {
 		l.steps++
 	}
 	now := l.at > 0 && l.steps == l.at && !l.cut

@@ -627,6 +627,12 @@ func (p *Provider) Update(ctx context.Context, w *provision.Work, changes []prov
 	if err != nil {
 		return provision.Facts{}, err
 	}
+	if d.Locked {
+		// What an interrupted run has asked for is still being done.
+		if d, err = c.await(ctx, d.ID, 0, func(d *godo.Droplet) bool { return !d.Locked }); err != nil {
+			return provision.Facts{}, err
+		}
+	}
 	changed := func(name string) bool {
 		return slices.ContainsFunc(changes, func(c provision.Difference) bool { return c.Name == name })
 	}
