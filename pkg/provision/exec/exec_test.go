@@ -210,7 +210,7 @@ func TestInterrupted(t *testing.T) {
 		wantErr      bool
 	}{
 		{"hanging", `echo '{"message":"ready"}'; sleep 1000 & sleep 1000`, true},
-		{"at a safe point", `trap 'echo "{\"state\":\"up\"}"; exit 0' TERM; sleep 1000 & echo '{"message":"ready"}'; wait`, false},
+		{"at a safe point", `trap 'echo "{\"state\":\"up\"}"; exit 0' TERM; echo '{"message":"ready"}'; while :; do :; done`, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
@@ -218,6 +218,12 @@ func TestInterrupted(t *testing.T) {
 			p.Read(ctx, []provision.Known{known(t, tt.script)}, func(_ int, f provision.Facts, err error) {
 				if tt.wantErr != errors.Is(err, interrupted) || !tt.wantErr && f.State != provision.Up {
 					t.Errorf("it is %q: %v", f.State, err)
+				}
+			})
+			// No other is started then.
+			p.Read(ctx, []provision.Known{known(t, `echo '{"state":"up"}'`)}, func(_ int, _ provision.Facts, err error) {
+				if err == nil || err.Error() != "run sh read: interrupted" {
+					t.Errorf("after that the error is %v", err)
 				}
 			})
 		})

@@ -60,7 +60,10 @@ func (p *Provider) start(ctx context.Context, argv []string, r request, ref prov
 	stderr := &lines{each: complaint.line}
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	if err := cmd.Start(); err != nil {
-		return &refused{error: err}
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return &refused{error: err} // nobody was asked
 	}
 	err = cmd.Wait()
 	if ctx.Err() != nil {
