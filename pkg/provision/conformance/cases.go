@@ -82,9 +82,6 @@ func options(d *deployment) {
 
 // createTwice calls Create again as for a run that did not live to see it.
 func createTwice(d *deployment) {
-	if !d.has(Outside) {
-		return
-	}
 	w := d.work(name)
 	m := d.world.Maker(&Line{})
 	first, err := m.Create(d.t.Context(), w)
@@ -307,7 +304,7 @@ func tampered(d *deployment) {
 
 // switched is stopped, seen to be so, and started by apply.
 func switched(d *deployment) {
-	if _, ok := d.world.Maker(&Line{}).(provision.Powered); !ok {
+	if _, ok := d.world.Maker(&Line{}).(provision.Powered); !ok || !d.traits.machine() {
 		return
 	}
 	d.must(First)

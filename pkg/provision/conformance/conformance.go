@@ -101,51 +101,45 @@ const (
 // RetryAfter is for how long a world with a rate limit wants to be left alone.
 const RetryAfter = 42 * time.Second
 
-// Run runs the suite. It calls world for each of its tests.
+// Run runs the suite. It calls world for each of its tests, of which some run at once.
 func Run(t *testing.T, world func(t *testing.T) World) {
-	traits := world(t).Traits()
-	s := &suite{world: world, traits: traits}
-	t.Run("declarations", s.in(declarations))
-	t.Run("options", s.in(options))
-	t.Run("create twice is once", s.in(createTwice))
-	t.Run("destroy twice is fine", s.in(destroyTwice))
-	t.Run("read of many", s.in(readMany))
-	t.Run("apply twice changes nothing", s.in(applyTwice))
-	if s.has(Changed) {
-		t.Run("update", s.in(update))
-		t.Run("update of what is gone", s.in(updateGone))
-	}
-	if s.has(Replaced) {
-		t.Run("replacement has to be allowed", s.in(replace))
-	}
-	if s.has(Outside) {
-		t.Run("deleted behind our back", s.in(removed))
-	}
-	if s.has(Drift) {
-		t.Run("changed behind our back", s.in(tampered))
-	}
-	if traits.machine() {
-		t.Run("switch", s.in(switched))
-	}
-	for _, f := range []struct {
-		fault Fault
-		test  func(*deployment)
-	}{{Unauthorised, unauthorised}, {Quota, quota}, {RateLimit, rateLimit}, {Slow, slow}} {
-		if s.has(f.fault) {
-			t.Run(string(f.fault), s.in(f.test))
+	s := &suite{world: world, traits: world(t).Traits()}
+	for _, tt := range []struct {
+		name  string
+		needs Trait // "" for none
+		run   func(*testing.T)
+	}{
+		{"declarations", "", s.in(declarations)},
+		{"options", "", s.in(options)},
+		{"create twice is once", Outside, s.in(createTwice)},
+		{"destroy twice is fine", "", s.in(destroyTwice)},
+		{"read of many", "", s.in(readMany)},
+		{"apply twice changes nothing", "", s.in(applyTwice)},
+		{"update", Changed, s.in(update)},
+		{"update of what is gone", Changed, s.in(updateGone)},
+		{"replacement has to be allowed", Replaced, s.in(replace)},
+		{"deleted behind our back", Outside, s.in(removed)},
+		{"changed behind our back", Drift, s.in(tampered)},
+		{"switch", Outside, s.in(switched)},
+		{"unauthorised", Unauthorised, s.in(unauthorised)},
+		{"quota", Quota, s.in(quota)},
+		{"rate limit", RateLimit, s.in(rateLimit)},
+		{"slow", Slow, s.in(slow)},
+		{"create, cut", "", s.cuts(created)},
+		{"create, cut, and wanted otherwise", Changed, s.cuts(createdOtherwise)},
+		{"create and destroy, cut", "", s.cuts(createdAndDestroyed)},
+		{"destroy, cut", "", s.cuts(destroyed)},
+		{"destroy, cut, and applied", "", s.cuts(destroyedAndApplied)},
+		{"update, cut", Changed, s.cuts(updated)},
+		{"update, cut, and wanted as before", Changed, s.cuts(updatedBack)},
+		{"replace, cut", Replaced, s.cuts(replaced)},
+	} {
+		if tt.needs == "" || s.has(tt.needs) {
+			t.Run(tt.name, func(t *testing.T) {
+				t.Parallel()
+				tt.run(t)
+			})
 		}
-	}
-	t.Run("create, cut", s.cuts(created))
-	t.Run("create and destroy, cut", s.cuts(createdAndDestroyed))
-	t.Run("destroy, cut", s.cuts(destroyed))
-	t.Run("destroy, cut, and applied", s.cuts(destroyedAndApplied))
-	if s.has(Changed) {
-		t.Run("create, cut, and wanted otherwise", s.cuts(createdOtherwise))
-		t.Run("update, cut", s.cuts(updated))
-		t.Run("update, cut, and wanted as before", s.cuts(updatedBack))
-	}
-	if s.has(Replaced) {
-		t.Run("replace, cut", s.cuts(replaced))
 	}
 }
 
