@@ -444,6 +444,19 @@ func createdOtherwise(d *deployment, c cut) bool {
 	return line.wasCut()
 }
 
+// createdTwo are two, which a process that was cut has made at once.
+func createdTwo(d *deployment, c cut) bool {
+	things := d.world.Things(First, name, "web2")
+	line, err := d.apply(c, things, provision.Allow{}, false)
+	d.cutShort(c, line, err)
+	if _, err := d.apply(cut{}, things, provision.Allow{}, false); err != nil {
+		d.t.Errorf("%s, and again: %v", c, err)
+	}
+	d.count(2)
+	d.settled(things)
+	return line.wasCut()
+}
+
 // createdAndDestroyed removes what a process that was cut has made.
 func createdAndDestroyed(d *deployment, c cut) bool {
 	line, err := d.apply(c, d.world.Things(First, name), provision.Allow{}, false)
@@ -634,13 +647,19 @@ func (d *deployment) as(v Variant) {
 	if d.traits.machine() && len(e.Secrets) > 0 {
 		d.t.Errorf("the host key that it was given is remembered: %s", asJSON(e))
 	}
-	// A plan after all has been read, in a process of its own.
-	_, err := d.process(cut{}, d.world.Things(v, name), func(ctx context.Context, p *provision.Provisioner) error {
+	d.settled(d.world.Things(v, name))
+}
+
+// settled looks whether nothing is left to be done: by a plan after all was read, in a
+// process of its own.
+func (d *deployment) settled(things []provision.Thing) {
+	d.t.Helper()
+	_, err := d.process(cut{}, things, func(ctx context.Context, p *provision.Provisioner) error {
 		p.Recheck = true
 		steps, err := p.Plan(ctx, func(string) bool { return true }, true)
 		for _, s := range steps {
 			if s.Err != nil || s.Action != provision.Nothing {
-				d.t.Errorf("as %q, %s of %s is left to be done: %v %s%s", v, s.Action, s.Ref, s.Err, s.Why, asJSON(s.Properties))
+				d.t.Errorf("%s of %s is left to be done: %v %s%s", s.Action, s.Ref, s.Err, s.Why, asJSON(s.Properties))
 			}
 		}
 		return err

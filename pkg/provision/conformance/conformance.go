@@ -127,6 +127,7 @@ func Run(t *testing.T, world func(t *testing.T) World) {
 		{"slow", Slow, s.in(slow)},
 		{"create, cut", "", s.cuts(created)},
 		{"create, cut, and wanted otherwise", Changed, s.cuts(createdOtherwise)},
+		{"create of two, cut", "", s.cutAs(createdTwo, killAfter)},
 		{"create and destroy, cut", "", s.cuts(createdAndDestroyed)},
 		{"destroy, cut", "", s.cuts(destroyed)},
 		{"destroy, cut, and applied", "", s.cuts(destroyedAndApplied)},
@@ -169,8 +170,13 @@ const maxSteps = 200
 // cuts runs a test once for each step that it has and each way to be cut there. The test
 // uses the cut that it gets for one process, and returns whether that came to it.
 func (s *suite) cuts(test func(d *deployment, c cut) bool) func(*testing.T) {
+	return s.cutAs(test, killBefore, killAfter, interrupt, lose)
+}
+
+// cutAs is cuts with some of the ways.
+func (s *suite) cutAs(test func(d *deployment, c cut) bool, kinds ...cutKind) func(*testing.T) {
 	return func(t *testing.T) {
-		for _, kind := range []cutKind{killBefore, killAfter, interrupt, lose} {
+		for _, kind := range kinds {
 			if kind == lose && !s.has(Questions) {
 				continue
 			}
