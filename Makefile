@@ -44,13 +44,14 @@ demo: ## Show the main job on hosts of this machine
 	@$(MAKE) --no-print-directory build
 	scripts/demo
 
-faults: ## Activate with each fault at each step, with both Nix versions; "make test" has a part of them
+faults: ## Suffer each fault at each step: activations, with both Nix versions, and all providers; "make test" has a part
 	scripts/setup test
 	scripts/nix-new '$(NIX_NEW)'
 	for nix in old new; do \
 		NXTEST_FAULTS=all NXTEST_STAND_NIX=$$nix NXTEST_NIX_NEW='$(NIX_NEW)' $(GO) test -count=1 -timeout 1h -run TestFaults ./pkg/activate || exit; \
 	done
 	NXTEST_FAULTS=all NXTEST_NIX_NEW='$(NIX_NEW)' $(GO) test -count=1 -timeout 1h -run TestSystemdProtocol ./cmd
+	NXTEST_FAULTS=all $(GO) test -count=1 -timeout 1h ./pkg/provision/...
 
 chaos: ## Activate for ROUNDS (default 200) with random faults, from SEED
 	scripts/setup test

@@ -329,7 +329,11 @@ func (h *Host) console() string {
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	said := strings.TrimSpace(string(b))
+	if said == "" {
+		return "it has said nothing"
+	}
+	lines := strings.Split(said, "\n")
 	return strings.Join(lines[max(0, len(lines)-3):], "; ")
 }
 

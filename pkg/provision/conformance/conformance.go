@@ -6,6 +6,8 @@
 package conformance
 
 import (
+	"os"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -57,6 +59,10 @@ type Traits struct {
 	// others are in a bubble of [synctest]: their waiting takes no time, and their questions
 	// must not go through sockets.
 	RealTime bool
+
+	// Costly says that a world takes much of the computer: of the ways to be cut each step
+	// suffers one, all of them in turn; with NXTEST_FAULTS=all each.
+	Costly bool
 }
 
 func (t Traits) machine() bool { return t.Type == state.Machines }
@@ -176,18 +182,23 @@ func (s *suite) cuts(test func(d *deployment, c cut) bool) func(*testing.T) {
 // cutAs is cuts with some of the ways.
 func (s *suite) cutAs(test func(d *deployment, c cut) bool, kinds ...cutKind) func(*testing.T) {
 	return func(t *testing.T) {
-		for _, kind := range kinds {
-			if kind == lose && !s.has(Questions) {
-				continue
+		kinds := slices.DeleteFunc(kinds, func(k cutKind) bool { return k == lose && !s.has(Questions) })
+		sparse := s.traits.Costly && os.Getenv("NXTEST_FAULTS") != "all"
+		ended := map[cutKind]bool{}
+		for at := 1; len(ended) < len(kinds); at++ {
+			if at > maxSteps {
+				t.Fatalf("after %d steps it is not done", maxSteps)
 			}
-			for at, more := 1, true; more; at++ {
-				if at > maxSteps {
-					t.Fatalf("after %d steps it is not done", maxSteps)
+			for i, kind := range kinds {
+				if ended[kind] || sparse && i != at%len(kinds) {
+					continue
 				}
-				c := cut{at, kind}
-				ok := t.Run(c.String(), s.in(func(d *deployment) { more = test(d, c) }))
-				if !ok {
+				c, more := cut{at, kind}, true
+				if !t.Run(c.String(), s.in(func(d *deployment) { more = test(d, c) })) {
 					more = more && at < 10 // the rest would say the same
+				}
+				if !more {
+					ended[kind] = true
 				}
 			}
 		}

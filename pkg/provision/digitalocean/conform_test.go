@@ -102,7 +102,7 @@ func (w *world) machine(name string, more map[string]any) provision.Thing {
 }
 
 func (w *world) Traits() conformance.Traits {
-	return conformance.Traits{Type: state.Machines, Provider: "digitalOcean"}
+	return conformance.Traits{Type: state.Machines, Provider: "digitalOcean", Costly: true}
 }
 
 func (w *world) Maker(l *conformance.Line) provision.Maker {

@@ -38,7 +38,7 @@ type world struct {
 }
 
 func (w *world) Traits() conformance.Traits {
-	return conformance.Traits{Type: state.Machines, Provider: exec.Env, Lacks: map[conformance.Trait]string{
+	return conformance.Traits{Type: state.Machines, Provider: exec.Env, Costly: true, Lacks: map[conformance.Trait]string{
 		conformance.RateLimit: "to wait is the program's affair",
 	}}
 }

@@ -24,7 +24,7 @@ type world struct {
 
 func (*world) Traits() conformance.Traits {
 	const nobody = "nobody is asked"
-	return conformance.Traits{Type: state.Machines, Provider: "sandbox", RealTime: true, Lacks: map[conformance.Trait]string{
+	return conformance.Traits{Type: state.Machines, Provider: "sandbox", RealTime: true, Costly: true, Lacks: map[conformance.Trait]string{
 		conformance.Questions:    nobody,
 		conformance.Drift:        "options count when a host starts, and cannot be seen",
 		conformance.Replaced:     "options count when a host starts",
