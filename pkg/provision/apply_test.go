@@ -292,6 +292,28 @@ func TestApplyInRounds(t *testing.T) {
 	}
 }
 
+// An address that is not known yet is null, which an option may refuse: that is an error
+// only when nothing more is learned.
+func TestApplyOverNull(t *testing.T) {
+	s := &sky{}
+	p := under(t, s)
+	p.Describe = func(_ context.Context, facts network.Facts) ([]provision.Thing, error) {
+		fails := func(name string) provision.Thing {
+			return provision.Thing{Ref: provision.Ref{Type: state.Machines, Name: name}, Err: &network.EvalError{Message: "value is null while a string was expected"}}
+		}
+		proxy := fails("proxy")
+		if f, ok := facts.Machines["web"]; ok {
+			proxy = machine("proxy", `{"targetHost":"`+f.PrivateIPv4+`"}`)
+		}
+		return []provision.Thing{fails("broken"), cloudy("user", `{"peer":{"resource":{"type":"machines","name":"broken"}}}`), proxy, cloudy("web", `{}`)}, nil
+	}
+	p.Things = must[[]provision.Thing](t)(p.Describe(t.Context(), network.Facts{}))
+	wantText(t, "apply writes", apply(t, p),
+		`"name":"broken","error":{"stage":"provision","message":"evaluate configuration: value is null while a string was expected"`,
+		`"name":"user","error":{"stage":"provision","message":"it needs broken: evaluate configuration: value is null while a string was expected"`,
+		`"name":"proxy","target":{"host":"10.0.0.3"}`, `"name":"web","target"`)
+}
+
 func TestApplyInACircle(t *testing.T) {
 	for _, tt := range []struct {
 		name   string

@@ -125,7 +125,7 @@ func (g *graph) work(ctx context.Context, ensure func(context.Context, Thing) er
 			if n.state != waiting || ctx.Err() != nil {
 				continue
 			}
-			ready, err := g.ready(n)
+			ready, err := g.ready(n, false)
 			if err != nil {
 				g.end(n, err)
 			}
@@ -168,10 +168,11 @@ func (g *graph) work(ctx context.Context, ensure func(context.Context, Thing) er
 	g.giveUp(ctx)
 }
 
-// ready tells whether all that n needs is there. An error says that it will not be.
-func (g *graph) ready(n *node) (bool, error) {
+// ready tells whether all that n needs is there. An error says that it will not be. Over
+// says that nothing more will be learned.
+func (g *graph) ready(n *node, over bool) (bool, error) {
 	if n.thing.Err != nil {
-		if len(missing(n.thing.Err)) == 0 {
+		if len(missing(n.thing.Err)) == 0 && (over || !evaluated(n.thing.Err)) {
 			return false, n.thing.Err
 		}
 		for _, ref := range missing(n.thing.Err) {
@@ -268,6 +269,18 @@ func (g *graph) giveUp(ctx context.Context) {
 		g.fail(fmt.Errorf("%w before anything was done with it", context.Cause(ctx)))
 		return
 	}
+	// First those that are in the way of others.
+	for ended := true; ended; {
+		ended = false
+		for _, ref := range slices.SortedFunc(maps.Keys(g.nodes), compareRefs) {
+			if n := g.nodes[ref]; n.state == waiting {
+				if _, err := g.ready(n, true); err != nil {
+					g.end(n, err)
+					ended = true
+				}
+			}
+		}
+	}
 	needs := map[Ref][]Ref{}
 	for ref, n := range g.nodes {
 		if n.state == waiting {
@@ -311,6 +324,13 @@ func (e *cycleError) Error() string {
 
 func (e *cycleError) Hint() string {
 	return "one of them has to do without the other's address or output, or be made by hand first"
+}
+
+// evaluated tells whether err is that of an evaluation. Such a one may pass when more is
+// known: addresses that are not known yet are null, which not all options take.
+func evaluated(err error) bool {
+	var e *network.EvalError
+	return errors.As(err, &e)
 }
 
 // missing are the things of which the network does not know enough to say what it
