@@ -1,15 +1,22 @@
 package exec_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"os"
+	osexec "os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"nx/pkg/provision"
 	"nx/pkg/provision/exec"
@@ -92,6 +99,63 @@ func TestBadCreations(t *testing.T) {
 		Thing: things(t, state.Machines, map[string]any{"command": []string{"./none.sh"}}, "web")[0]}})
 	if want := "run ./none.sh create: fork/exec ./none.sh: no such file or directory"; err == nil || err.Error() != want || !errors.Is(err, provision.ErrNotMade) {
 		t.Errorf("the error is\n%v\nwant\n%s", err, want)
+	}
+}
+
+// rootOfMortal names the folder of a provider in a process that a test kills.
+const rootOfMortal = "NXTEST_EXEC_ROOT"
+
+func TestMain(m *testing.M) {
+	if root, ok := os.LookupEnv(rootOfMortal); ok {
+		thing := provision.Thing{Ref: provision.Ref{Type: state.Machines, Name: "web"},
+			Config: json.RawMessage(`{"exec":{"command":["sh","-c","exec 3>alive; echo $$ >&3; read nothing <never"]}}`)}
+		(&exec.Provider{Root: root}).Read(context.Background(), []provision.Known{{Thing: thing}}, func(int, provision.Facts, error) {})
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// A program does not outlive the process that has started it: the next one would look
+// in vain for what it is about to make.
+func TestKilled(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("SKIPPED, needs Linux")
+	}
+	root := t.TempDir()
+	for _, name := range []string{"alive", "never"} {
+		if err := syscall.Mkfifo(filepath.Join(root, name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nx := osexec.Command(os.Args[0])
+	nx.Env = append(os.Environ(), rootOfMortal+"="+root)
+	if err := nx.Start(); err != nil {
+		t.Fatal(err)
+	}
+	alive, err := os.Open(filepath.Join(root, "alive"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer alive.Close()
+	in := bufio.NewReader(alive)
+	line, err := in.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(line))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Kill(pid, syscall.SIGKILL) })
+	if err := nx.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = nx.Wait() // it was killed
+	if err := alive.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.ReadByte(); err != io.EOF {
+		t.Errorf("the program lives on: %v", err)
 	}
 }
 

@@ -33,6 +33,7 @@ func (p *Provider) start(ctx context.Context, argv []string, r request, ref prov
 	cmd.Stdin = bytes.NewReader(append(line, '\n'))
 	// A group of its own: Ctrl-C at the terminal is for nx, which then tells the program.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	defer dieTogether(cmd.SysProcAttr)()
 	cmd.Cancel = func() error {
 		err := syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
 		// One that was stopped, because it asked the terminal, would not hear it.
