@@ -64,6 +64,8 @@ ln -s pts/ptmx dev/ptmx
 ln -s /proc/self/fd dev/fd
 for n in 0:stdin 1:stdout 2:stderr; do ln -s "/proc/self/fd/${n%:*}" "dev/${n#*:}"; done
 mount -t tmpfs -o mode=1777,size=64m shm dev/shm
+# hostname(1) would refuse a '_'
+printf '%s\n' "$name" >proc/sys/kernel/hostname
 # The kernel is this machine's too: only what each network namespace has of its own
 # may be set.
 mount --bind proc/sys proc/sys
@@ -73,7 +75,6 @@ mount -o remount,bind,rw proc/sys/net
 # a boot id of its own: programs tell a reboot by it
 cat proc/sys/kernel/random/uuid >run/boot_id
 mount --bind run/boot_id proc/sys/kernel/random/boot_id
-hostname "$name"
 
 # the folder's files are out of reach behind the new root
 pivot_root . old

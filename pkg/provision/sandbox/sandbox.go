@@ -4,6 +4,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,27 +61,54 @@ func (p *Provider) Effect(string, json.RawMessage, json.RawMessage) provision.Ef
 }
 
 // Create makes the host unless it is there, and starts it unless it runs. The host's
-// folder has the machine's name, so one that was being made is found by it.
+// folder has the machine's name, so one that was being made is found by it; it keeps that
+// when the machine is renamed, as its ID.
 func (p *Provider) Create(ctx context.Context, w *provision.Work) (provision.Facts, error) {
-	return p.run(ctx, w.Name, w.Want)
+	if !w.Again && w.ID == "" {
+		// One that is another's by now, since that was renamed, or of a state that was lost.
+		switch _, err := p.lab().Host(w.Name); {
+		case err == nil:
+			return provision.Facts{}, &takenError{w.Name}
+		case !errors.Is(err, testhost.ErrNoHost):
+			return provision.Facts{}, fmt.Errorf("start sandbox %s: %w: %w", w.Name, err, provision.ErrNotMade)
+		}
+	}
+	return p.run(ctx, hostOf(w.Known), w.Want)
 }
+
+// hostOf is the name of a machine's host: the machine's own when that was made.
+func hostOf(k provision.Known) string { return cmp.Or(k.ID, k.Name) }
+
+// A takenError is that of a host which is there and is not remembered as this machine's.
+type takenError struct{ name string }
+
+func (e *takenError) Error() string {
+	return fmt.Sprintf("start sandbox %s: a host of that name is in %s already: %v", e.name, hostsDir, provision.ErrNotMade)
+}
+
+// Hint says how it can be had or avoided.
+func (e *takenError) Hint() string {
+	return fmt.Sprintf("if no other machine has it: nx-provision import sandbox %s %[1]s", e.name)
+}
+
+func (e *takenError) Unwrap() error { return provision.ErrNotMade }
 
 // Update starts the host anew, with other options.
 func (p *Provider) Update(ctx context.Context, w *provision.Work, _ []provision.Difference) (provision.Facts, error) {
 	if _, err := p.Stop(ctx, w.Known); err != nil {
 		return provision.Facts{}, err
 	}
-	return p.run(ctx, w.Name, w.Want)
+	return p.run(ctx, hostOf(w.Known), w.Want)
 }
 
 // Start starts the host.
 func (p *Provider) Start(ctx context.Context, k provision.Known) (provision.Facts, error) {
-	return p.run(ctx, k.Name, k.Properties)
+	return p.run(ctx, hostOf(k), k.Properties)
 }
 
 // Stop switches the host off.
 func (p *Provider) Stop(ctx context.Context, k provision.Known) (provision.Facts, error) {
-	h, err := p.lab().Host(k.Name)
+	h, err := p.lab().Host(hostOf(k))
 	if err == nil {
 		err = h.Stop(ctx)
 	}
@@ -92,7 +120,7 @@ func (p *Provider) Stop(ctx context.Context, k provision.Known) (provision.Facts
 
 // Reboot reboots the host.
 func (p *Provider) Reboot(ctx context.Context, k provision.Known) (provision.Facts, error) {
-	h, err := p.lab().Host(k.Name)
+	h, err := p.lab().Host(hostOf(k))
 	if err == nil {
 		err = h.Reboot(ctx)
 	}
@@ -121,7 +149,7 @@ func (p *Provider) run(ctx context.Context, name string, properties map[string]j
 // Read looks whether hosts run.
 func (p *Provider) Read(_ context.Context, known []provision.Known, tell func(int, provision.Facts, error)) {
 	for i, k := range known {
-		f, err := p.read(k.Name)
+		f, err := p.read(hostOf(k))
 		if err != nil {
 			err = fmt.Errorf("check sandbox %s: %w", k.Name, err)
 		}
@@ -149,7 +177,7 @@ func (p *Provider) read(name string) (provision.Facts, error) {
 
 // Destroy stops the host and removes its disk.
 func (p *Provider) Destroy(ctx context.Context, k provision.Known) error {
-	if err := p.lab().RemoveHost(ctx, k.Name); err != nil {
+	if err := p.lab().RemoveHost(ctx, hostOf(k)); err != nil {
 		return fmt.Errorf("destroy sandbox %s: %w", k.Name, err)
 	}
 	return nil

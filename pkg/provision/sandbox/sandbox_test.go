@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -162,6 +163,63 @@ func TestLifeCycle(t *testing.T) {
 	if _, err := lab(root).Host("web1"); !errors.Is(err, testhost.ErrNoHost) {
 		t.Errorf("after destroy: %v", err)
 	}
+}
+
+// A machine that is renamed keeps its host, and another one of its old name gets none
+// that is not its own. A name may have what hostname(1) refuses.
+func TestRenamed(t *testing.T) {
+	root := newRoot(t)
+	first := run(t, root, apply)
+	p, err := provisioner(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.State.Close()
+	if err := p.Rename("web1", "web_2"); err != nil {
+		t.Fatal(err)
+	}
+	web2 := web1(`{}`)
+	web2.Name = "web_2"
+	p.Things = []provision.Thing{web2, web1(`{}`)}
+	on := func(verb func(context.Context, []*record.Record, bool, func(*record.Record)) error) string {
+		t.Helper()
+		var said []string
+		hosts, err := p.All()
+		if err == nil {
+			err = verb(t.Context(), hosts, true, func(r *record.Record) { said = append(said, string(r.Bytes())) })
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		slices.Sort(said)
+		return strings.Join(said, "\n")
+	}
+	renamed := strings.Replace(first, `"name":"web1"`, `"name":"web_2"`, 1)
+	for name, got := range map[string]string{"apply": on(p.Apply), "check": on(p.Check)} {
+		if !strings.Contains(got, renamed) {
+			t.Errorf("%s writes\n%s\nwant\n%s", name, got, renamed)
+		}
+		if want := `{"nx":1,"kind":"host","name":"web1","error":{"stage":"provision","message":"start sandbox web1: a host of that name is in .nx/sandbox already: nothing was made"`; name == "apply" && !strings.Contains(got, want) {
+			t.Errorf("%s writes\n%s\nwant\n%s", name, got, want)
+		}
+	}
+	r, err := record.NewHost("web_2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, power := range []provision.Power{provision.PowerOff, provision.PowerOn, provision.Restart} {
+		if err := p.Switch(t.Context(), r, power); err != nil {
+			t.Errorf("%s: %v", power, err)
+		}
+	}
+	if on(p.Destroy); supervisors(t, root) != 0 {
+		t.Error("the host runs, and its machine was destroyed")
+	}
+	p.Things = []provision.Thing{web2}
+	if got := login(t, root, on(p.Apply), "hostname"); got != "web_2" {
+		t.Errorf("the host says %q", got)
+	}
+	on(p.Destroy)
 }
 
 // Of what is written down nothing is absolute: the folder may be moved, and a host
