@@ -23,7 +23,8 @@ import (
 
 // A booter makes machines that are given their host key, as a cloud's are.
 type booter struct {
-	lab *testhost.Lab
+	lab     *testhost.Lab
+	systemd bool // runs the machines' sshd
 }
 
 func (b *booter) Properties(provision.Thing) ([]provision.Property, error) { return nil, nil }
@@ -33,7 +34,7 @@ func (b *booter) Effect(string, json.RawMessage, json.RawMessage) provision.Effe
 }
 
 func (b *booter) Create(ctx context.Context, w *provision.Work) (provision.Facts, error) {
-	h, err := b.lab.Start(ctx, w.Name, testhost.Options{})
+	h, err := b.lab.Start(ctx, w.Name, testhost.Options{Systemd: b.systemd})
 	if err != nil {
 		return provision.Facts{}, err
 	}
@@ -114,12 +115,23 @@ func (c *wayConn) Run(ctx context.Context, script string, stdin io.Reader, stdou
 func TestTrust(t *testing.T) {
 	testhost.Need(t, "root")
 	steps := []string{"dial", "run", "ran", "run", "ran", "dial"}
-	for end := -1; end < len(steps); end++ {
-		name := "alive"
-		if end >= 0 {
-			name = fmt.Sprintf("killed_at_%d_%s", end, steps[end])
-		}
-		t.Run(name, func(t *testing.T) {
+	type trial struct {
+		name    string
+		end     int
+		systemd bool
+	}
+	trials := []trial{{"alive", -1, false}, {"alive_with_systemd", -1, true}}
+	for end, step := range steps {
+		trials = append(trials, trial{fmt.Sprintf("killed_at_%d_%s", end, step), end, false})
+	}
+	// The key is in force, and whether sshd has heard of it is not known.
+	trials = append(trials, trial{"killed_at_4_ran_with_systemd", 4, true})
+	for _, tt := range trials {
+		end := tt.end
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.systemd {
+				testhost.Need(t, "systemd")
+			}
 			t.Parallel()
 			root := t.TempDir()
 			lab := &testhost.Lab{Dir: filepath.Join(root, "hosts"), IdentityFile: filepath.Join(root, "id")}
@@ -129,7 +141,7 @@ func TestTrust(t *testing.T) {
 				w := &way{end: end, kill: kill}
 				p := deployment(t, root, machine("web1", `{"targetEnv":"cloud"}`))
 				defer p.State.Close()
-				p.Machines["cloud"] = &booter{lab}
+				p.Machines["cloud"] = &booter{lab, tt.systemd}
 				p.Dial = w.dial
 				hosts := must[[]*record.Record](t)(p.Wanted())
 				if err := p.Apply(ctx, hosts, true, func(*record.Record) {}); err != nil {
