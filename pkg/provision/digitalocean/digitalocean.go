@@ -750,19 +750,27 @@ func (c *client) attach(ctx context.Context, d *godo.Droplet, v wanted) (*godo.D
 }
 
 // resize gives a droplet other processors and memory. Its disk stays as it is, since
-// one that has grown can never be made smaller again.
+// one that has grown can never be made smaller again. When it is refused, one that ran
+// is started again.
 func (c *client) resize(ctx context.Context, d *godo.Droplet, size string) (*godo.Droplet, error) {
 	right := func(d *godo.Droplet) bool { return d.SizeSlug == size }
 	if right(d) {
 		return d, nil
 	}
+	ran := ready(d)
 	d, err := c.powerOff(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	return c.bring(ctx, d, "resize to "+size, right, func(ctx context.Context) (*godo.Action, *godo.Response, error) {
+	resized, err := c.bring(ctx, d, "resize to "+size, right, func(ctx context.Context) (*godo.Action, *godo.Response, error) {
 		return c.api.DropletActions.Resize(ctx, d.ID, size, false)
 	})
+	if err != nil && ran && ctx.Err() == nil {
+		if _, serr := c.powerOn(ctx, d); serr != nil {
+			err = fmt.Errorf("%w; and %w", err, serr)
+		}
+	}
+	return resized, err
 }
 
 func (c *client) powerOn(ctx context.Context, d *godo.Droplet) (*godo.Droplet, error) {

@@ -495,6 +495,26 @@ func TestResize(t *testing.T) {
 	}
 }
 
+// A machine that is shut down for a size that it cannot have runs afterwards.
+func TestResizeRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, dofake.Options{})
+		p := w.provider(w.api.Transport())
+		k := makeOne(t, p, w.machine("web1", nil))
+		k.Thing = w.machine("web1", map[string]any{"size": "s-none"})
+		in := work(t, p, k.Thing)
+		in.Known = k
+		_, err := p.Update(t.Context(), in, []provision.Difference{{Name: "size", Effect: provision.Reboots}})
+		want := fmt.Sprintf("resize to s-none droplet %s: DigitalOcean says: You specified an invalid size.", k.ID)
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+		if d := w.api.Droplets()[0]; d.Size != "s-1vcpu-1gb" || d.Status != "active" {
+			t.Errorf("got %+v", d)
+		}
+	})
+}
+
 func TestProperties(t *testing.T) {
 	w := newWorld(t, dofake.Options{})
 	p := w.provider(nil)
