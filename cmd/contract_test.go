@@ -186,7 +186,7 @@ func TestHelpAndVersion(t *testing.T) {
 		if r.status != 0 || r.stderr != "" || !strings.HasPrefix(r.stdout, "Usage: "+tool.name+" ") {
 			t.Errorf("--help: %+v", r)
 		}
-		for _, flag := range []string{"--output", "--if-changed", "--jobs", "--on", "--root", "--quiet", "--verbose", "--progress", "--log-format", "--version"} {
+		for _, flag := range []string{"--output", "--out-dir", "--if-changed", "--jobs", "--on", "--root", "--quiet", "--verbose", "--progress", "--log-format", "--version"} {
 			if !strings.Contains(r.stdout, flag) {
 				t.Errorf("--help lacks %s", flag)
 			}
@@ -216,7 +216,8 @@ func TestUsageErrors(t *testing.T) {
 		{args: []string{"--on", "a,,b"}, want: `selector "a,,b" has an empty part`},
 		{args: []string{"--on", "a["}, want: `selector "a["`},
 		{args: []string{"--root", "/no/such/folder"}, want: "--root: stat /no/such/folder"},
-		{args: []string{"--if-changed"}, want: "--if-changed: it needs -o FILE"},
+		{args: []string{"--if-changed"}, want: "--if-changed: it needs -o FILE or --out-dir DIR"},
+		{args: []string{"-o", "x", "--out-dir", "y"}, want: "--output and --out-dir: each says where records go"},
 		{args: []string{"-q", "-v"}, want: "--quiet and --verbose"},
 	}
 	each(t, func(t *testing.T, tool tool) {

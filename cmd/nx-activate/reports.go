@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -22,10 +21,12 @@ type report struct {
 }
 
 // run asks each host, and prints the table of all of them at the end.
-func (c *report) run(ctx context.Context, p *cli.Process, output string, files []string,
+func (c *report) run(ctx context.Context, p *cli.Process, files []string,
 	ask func(context.Context, *record.Record) error, print func(io.Writer, *record.Record)) error {
-	if output != "" && !c.JSON {
-		return &cli.UsageError{Err: errors.New("--output: it takes records, and this is a table"), HintMsg: "add --json"}
+	if !c.JSON {
+		if err := p.Table(); err != nil {
+			return err
+		}
 	}
 	s, err := p.Stream(record.Activate, files)
 	if err != nil {
@@ -55,7 +56,7 @@ func (c *status) Run(ctx context.Context, p *cli.Process, flags *commands) error
 	if err != nil {
 		return err
 	}
-	return c.run(ctx, p, flags.Output, c.Files.Files, a.Status, func(w io.Writer, r *record.Record) {
+	return c.run(ctx, p, c.Files.Files, a.Status, func(w io.Writer, r *record.Record) {
 		if r == nil {
 			fmt.Fprintln(w, "NAME\tUP TO DATE\tRUNS\tBOOTS\tGENERATION\tFAILED UNITS\tLAST DEPLOYMENT")
 			return
@@ -85,7 +86,7 @@ func (c *generations) Run(ctx context.Context, p *cli.Process, flags *commands) 
 	if err != nil {
 		return err
 	}
-	return c.run(ctx, p, flags.Output, c.Files.Files, a.Generations, func(w io.Writer, r *record.Record) {
+	return c.run(ctx, p, c.Files.Files, a.Generations, func(w io.Writer, r *record.Record) {
 		if r == nil {
 			fmt.Fprintln(w, "NAME\tGENERATION\tCURRENT\tMADE\tSYSTEM")
 			return
@@ -110,7 +111,7 @@ func (c *diff) Run(ctx context.Context, p *cli.Process, flags *commands) error {
 		}
 		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
-	return c.run(ctx, p, flags.Output, c.Files.Files, a.Diff, func(w io.Writer, r *record.Record) {
+	return c.run(ctx, p, c.Files.Files, a.Diff, func(w io.Writer, r *record.Record) {
 		if r == nil {
 			if row(w, "NAME", "PACKAGE", "BEFORE", "AFTER", "BYTES"); c.Markdown {
 				row(w, "---", "---", "---", "---", "--:")

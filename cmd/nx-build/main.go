@@ -46,14 +46,16 @@ type realise struct {
 }
 
 // Run is called by cli.Main after the flags are parsed.
-func (c *realise) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+func (c *realise) Run(ctx context.Context, p *cli.Process) error {
 	switch {
 	case c.JSON && !c.DryRun:
 		return &cli.UsageError{Err: errors.New("--json: records are what it writes; it is for --dry-run")}
 	case c.DryRun && c.PruneRoots:
 		return &cli.UsageError{Err: errors.New("--dry-run and --prune-roots: they contradict each other")}
-	case c.DryRun && !c.JSON && flags.Output != "":
-		return &cli.UsageError{Err: errors.New("--output: it takes records, and this is a table"), HintMsg: "add --json"}
+	case c.DryRun && !c.JSON:
+		if err := p.Table(); err != nil {
+			return err
+		}
 	}
 	options, err := c.Nix.Options()
 	if err != nil {

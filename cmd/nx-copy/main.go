@@ -72,8 +72,10 @@ func (c *closures) Run(ctx context.Context, p *cli.Process, flags *commands) err
 	if err != nil {
 		return &cli.UsageError{Err: err}
 	}
-	if c.DryRun && !c.JSON && flags.Output != "" {
-		return &cli.UsageError{Err: errors.New("--output: it takes records, and this is a table"), HintMsg: "add --json"}
+	if c.DryRun && !c.JSON {
+		if err := p.Table(); err != nil {
+			return err
+		}
 	}
 	s, err := p.Stream(record.Copy, c.Files.Files)
 	if err != nil {

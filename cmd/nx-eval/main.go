@@ -82,7 +82,6 @@ func (c *commands) network(ctx context.Context, p *cli.Process) (*network.Networ
 type evaluate struct {
 	cli.Files
 	All       bool   `help:"Evaluate every machine of the network and read no records."`
-	OutDir    string `placeholder:"DIR" help:"Write a file NAME.jsonl for each host into DIR instead of stdout: those that change, once the stream is whole. Files of hosts that left the network are removed."`
 	Depfile   string `placeholder:"FILE" help:"Write a rule for make to FILE: what -o FILE depends on is what the evaluation read."`
 	DepTarget string `name:"depfile-target" placeholder:"TARGET" help:"The rule's target (default: that of -o)."`
 	GCRootDir string `name:"gc-root-dir" placeholder:"DIR" help:"Keep each host's derivation by a link in DIR (default: .nx/drvs under --root)."`
@@ -121,22 +120,29 @@ func (c *evaluate) Run(ctx context.Context, p *cli.Process, flags *commands) err
 	if err != nil {
 		return err
 	}
-	s.Facts = e.Fact
+	known := map[string]bool{}
+	s.Facts = func(r *record.Record) {
+		e.Fact(r)
+		known[r.Name()] = known[r.Name()] || r.Kind() == record.KindHost
+	}
 	if e.Keep, err = c.keep(); err != nil {
 		return err
 	}
-	if c.OutDir == "" {
-		return rule(stream.Run(ctx, s, e.Run))
+	err = stream.Run(ctx, s, e.Run)
+	// Only a whole stream says which hosts there are.
+	if failed := (*stream.HostsError)(nil); flags.OutDir != "" && (err == nil || errors.As(err, &failed)) {
+		about, err := n.About(ctx)
+		if err != nil {
+			return err
+		}
+		for _, name := range about.Machines {
+			known[name] = true
+		}
+		if err := stream.Prune(flags.OutDir, known); err != nil {
+			return err
+		}
 	}
-	if s.Output.File != "" {
-		return &cli.UsageError{Err: errors.New("--out-dir and -o: each says where records go"), HintMsg: "leave out one of them"}
-	}
-	about, err := n.About(ctx)
-	if err != nil {
-		return err
-	}
-	s.Output.Take = func(records []*record.Record) error { return eval.WriteDir(c.OutDir, records, about.Machines) }
-	return rule(stream.Run(ctx, s, e.Run))
+	return rule(err)
 }
 
 // keep returns what writes the bundle of keys, nil if none is asked for.

@@ -8,7 +8,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"iter"
 	"os"
@@ -356,11 +355,11 @@ func provisioner(ctx context.Context, p *cli.Process, flags *commands, change bo
 }
 
 // tableOrRecords refuses a file for what is a table.
-func tableOrRecords(flags *commands, json bool) error {
-	if flags.Output != "" && !json {
-		return &cli.UsageError{Err: errors.New("--output: it takes records, and this is a table"), HintMsg: "add --json"}
+func tableOrRecords(p *cli.Process, json bool) error {
+	if json {
+		return nil
 	}
-	return nil
+	return p.Table()
 }
 
 func main() {

@@ -35,7 +35,7 @@ func (c *plan) Run(ctx context.Context, p *cli.Process, flags *commands) error {
 	if err := flags.Network.Check(); err != nil {
 		return err
 	}
-	if err := tableOrRecords(flags, c.JSON); err != nil {
+	if err := tableOrRecords(p, c.JSON); err != nil {
 		return err
 	}
 	if c.JSON && c.Markdown {
@@ -170,7 +170,7 @@ func (c *show) Run(ctx context.Context, p *cli.Process, flags *commands) error {
 // run reports of the machines in the state and, when it is named, in the network.
 func (c *report) run(ctx context.Context, p *cli.Process, flags *commands, change bool, last string,
 	verb func(*provision.Provisioner, context.Context, []*record.Record, func(*record.Record)) error) error {
-	if err := tableOrRecords(flags, c.JSON); err != nil {
+	if err := tableOrRecords(p, c.JSON); err != nil {
 		return err
 	}
 	pr, done, err := provisioner(ctx, p, flags, change)

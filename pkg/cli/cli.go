@@ -41,7 +41,8 @@ var version string
 // so that they stand before and after the verb.
 type Shared struct {
 	Output    string           `short:"o" placeholder:"FILE" help:"Write records to FILE instead of stdout: sorted, and only when the stream is whole and no host failed."`
-	IfChanged bool             `help:"With -o, leave FILE untouched when its bytes would not change."`
+	OutDir    string           `placeholder:"DIR" help:"Write one file for each host into DIR instead of stdout, as soon as it is done: NAME.jsonl, or NAME.error when it failed."`
+	IfChanged bool             `help:"With -o and --out-dir, leave files untouched whose bytes would not change."`
 	Jobs      int              `short:"j" default:"${jobs}" placeholder:"N" env:"${env}_JOBS" help:"Work on at most N hosts at a time (default ${default})."`
 	On        []string         `sep:"none" placeholder:"SELECTOR" help:"Act on and write only these hosts: names, globs, @tags; a comma is or, '!' is not. Repeatable."`
 	Root      string           `default:"." placeholder:"DIR" help:"The folder that relative paths in records start from (default: the working directory)."`
@@ -125,7 +126,7 @@ func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
 	// rather than ignored, so that children do not inherit it.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	var out *os.File
-	if p.flags.Output == "" {
+	if p.flags.Output == "" && p.flags.OutDir == "" {
 		out = stdout
 	}
 	ctx, caught, release := catch(out, p.Log, leave)
@@ -152,15 +153,17 @@ func (p *Process) check() error {
 	switch {
 	case f.Jobs < 1:
 		return fmt.Errorf("--jobs=%d: it must be at least 1", f.Jobs)
-	case f.IfChanged && f.Output == "":
-		return errors.New("--if-changed: it needs -o FILE")
+	case f.IfChanged && f.Output == "" && f.OutDir == "":
+		return errors.New("--if-changed: it needs -o FILE or --out-dir DIR")
+	case f.Output != "" && f.OutDir != "":
+		return errors.New("--output and --out-dir: each says where records go")
 	case f.Quiet && f.Verbose:
 		return errors.New("--quiet and --verbose: they contradict each other")
 	}
 	if f.Output == "-" {
 		f.Output = "" // stdout, as elsewhere
 	}
-	if f.Output == "" && closed(p.stdout) {
+	if f.Output == "" && f.OutDir == "" && closed(p.stdout) {
 		return errors.New("stdout is closed: the records have nowhere to go")
 	}
 	if info, err := os.Stat(f.Root); err != nil {
@@ -253,9 +256,25 @@ func (p *Process) Produce(stage record.Stage, hosts []*record.Record) *stream.St
 		Output: stream.Output{
 			Writer:    p.Stdout,
 			File:      p.flags.Output,
+			Dir:       p.flags.OutDir,
 			IfChanged: p.flags.IfChanged,
 		},
 	}
+}
+
+// Table is called by a command that writes a table: it is a usage error to say where
+// records go.
+func (p *Process) Table() error {
+	flag := ""
+	switch {
+	case p.flags.Output != "":
+		flag = "--output"
+	case p.flags.OutDir != "":
+		flag = "--out-dir"
+	default:
+		return nil
+	}
+	return &UsageError{Err: fmt.Errorf("%s: it takes records, and this is a table", flag), HintMsg: "add --json"}
 }
 
 // Confirm asks the user at the terminal whether to go on. Where there is no

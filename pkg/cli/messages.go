@@ -36,7 +36,7 @@ func newHandler(tool string, f *Shared, stdout, stderr *os.File) slog.Handler {
 	// The programs of a pipe share the terminal: what another one has drawn
 	// where the cursor is goes with it.
 	h.eol = eraseRest + "\n"
-	shown := f.Progress == "always" || f.Progress == "auto" && (f.Output != "" || !isPipe(stdout))
+	shown := f.Progress == "always" || f.Progress == "auto" && (f.Output != "" || f.OutDir != "" || !isPipe(stdout))
 	if shown && !f.Quiet && !f.Verbose {
 		h.live = &live{tool: tool, size: func() (int, int) { return size(stderr) }}
 	}

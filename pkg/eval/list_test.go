@@ -1,8 +1,6 @@
 package eval_test
 
 import (
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -34,55 +32,5 @@ func TestList(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("list\n got %q\nwant %q", got, want)
-	}
-}
-
-// The folder has what the hosts' last good evaluations said, and nothing of the
-// user's own is touched.
-func TestWriteDir(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "new")
-	web, db := `{"nx":1,"kind":"host","name":"web","tags":["a"]}`, `{"nx":1,"kind":"host","name":"db"}`
-	steps := []struct {
-		name    string
-		files   map[string]string // are there before
-		records []string
-		network []string
-		want    map[string]string
-	}{
-		{"a new folder", nil, []string{web, db, `{"nx":1,"kind":"resource","type":"t","name":"r","outputs":{}}`}, []string{"web", "db"},
-			map[string]string{"web.jsonl": web + "\n", "db.jsonl": db + "\n"}},
-		{"one fails, one is not chosen", nil, []string{`{"nx":1,"kind":"host","name":"web","error":{"stage":"eval","message":"no"}}`}, []string{"web", "db"},
-			map[string]string{"web.jsonl": web + "\n", "db.jsonl": db + "\n"}},
-		{"one left, others' files stay",
-			map[string]string{"mine.jsonl": "not a record", "copy.jsonl": web + "\n", "notes": "x", "two.jsonl": web + "\n" + db + "\n"},
-			[]string{db}, []string{"db"},
-			map[string]string{"mine.jsonl": "not a record", "copy.jsonl": web + "\n", "notes": "x", "two.jsonl": web + "\n" + db + "\n", "db.jsonl": db + "\n"}},
-		{"the network lacks a host of the input", nil, []string{db}, nil,
-			map[string]string{"mine.jsonl": "not a record", "copy.jsonl": web + "\n", "notes": "x", "two.jsonl": web + "\n" + db + "\n", "db.jsonl": db + "\n"}},
-	}
-	for _, step := range steps {
-		for name, text := range step.files {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		if err := eval.WriteDir(dir, parse(t, step.records...), step.network); err != nil {
-			t.Fatalf("%s: %v", step.name, err)
-		}
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(entries) != len(step.want) {
-			t.Errorf("%s: %v is there, want %d files", step.name, entries, len(step.want))
-		}
-		for name, want := range step.want {
-			if got, err := os.ReadFile(filepath.Join(dir, name)); err != nil || string(got) != want {
-				t.Errorf("%s: %s has %q (%v), want %q", step.name, name, got, err, want)
-			}
-		}
-	}
-	if err := eval.WriteDir(filepath.Join(dir, "notes"), nil, nil); err == nil {
-		t.Error("a file is taken for a folder")
 	}
 }

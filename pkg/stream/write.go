@@ -19,12 +19,13 @@ import (
 	"nx/pkg/record"
 )
 
-// An Output is where records go: Take when it is not nil, File when it is not
+// An Output is where records go: Take when it is not nil, File or Dir when it is not
 // empty, else Writer.
 type Output struct {
 	Writer    io.Writer
 	File      string
-	IfChanged bool                         // leave File untouched when its bytes would not change
+	Dir       string                       // a file for each host, NAME.jsonl or, when it failed, NAME.error
+	IfChanged bool                         // leave files untouched whose bytes would not change
 	Take      func([]*record.Record) error // gets the records of a whole stream, sorted; nothing is written
 }
 
@@ -32,6 +33,7 @@ type Output struct {
 type sink struct {
 	w         io.Writer
 	file      string // the regular file to replace, symlinks followed
+	dir       string // the folder of a file for each host
 	ifChanged bool
 	tool      string
 	take      func([]*record.Record) error
@@ -42,6 +44,15 @@ type sink struct {
 func (o Output) open() (*sink, error) {
 	if o.Take != nil {
 		return &sink{take: o.Take}, nil
+	}
+	if o.Dir != "" {
+		if err := os.MkdirAll(o.Dir, 0o777); err != nil {
+			return nil, fmt.Errorf("write %s: %w", o.Dir, err)
+		}
+		if err := unix.Access(o.Dir, unix.W_OK|unix.X_OK); err != nil {
+			return nil, fmt.Errorf("write %s: %w", o.Dir, err)
+		}
+		return &sink{dir: o.Dir, ifChanged: o.IfChanged}, nil
 	}
 	if o.File == "" {
 		return &sink{w: o.Writer}, nil
@@ -86,6 +97,9 @@ func resolve(path string) (string, error) {
 
 // put writes or keeps one record.
 func (s *sink) put(r *record.Record) error {
+	if s.dir != "" {
+		return s.putHost(r)
+	}
 	if s.w == nil {
 		s.kept = append(s.kept, r)
 		return nil
@@ -122,7 +136,7 @@ func (s *sink) commit(n tally) error {
 		}
 		return failed
 	}
-	if failed != nil && s.take == nil {
+	if s.dir != "" || failed != nil && s.take == nil {
 		return failed
 	}
 	slices.SortFunc(s.kept, func(a, b *record.Record) int {
@@ -141,17 +155,17 @@ func (s *sink) commit(n tally) error {
 		b.Write(append(bytes.Clone(r.Bytes()), '\n'))
 	}
 	b.Write(append(end, '\n'))
-	return s.replace(b.Bytes())
+	return s.replace(s.file, b.Bytes())
 }
 
-func (s *sink) replace(data []byte) error {
+func (s *sink) replace(file string, data []byte) error {
 	if s.ifChanged {
-		if old, err := os.ReadFile(s.file); err == nil && bytes.Equal(old, data) {
+		if old, err := os.ReadFile(file); err == nil && bytes.Equal(old, data) {
 			return nil
 		}
 	}
-	if err := renameio.WriteFile(s.file, data, 0o666, renameio.WithExistingPermissions(), renameio.WithTempDir(filepath.Dir(s.file))); err != nil {
-		return fmt.Errorf("write %s: %w", s.file, err)
+	if err := renameio.WriteFile(file, data, 0o666, renameio.WithExistingPermissions(), renameio.WithTempDir(filepath.Dir(file))); err != nil {
+		return fmt.Errorf("write %s: %w", file, err)
 	}
 	return nil
 }
