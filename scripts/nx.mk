@@ -28,7 +28,7 @@ NX_ACTION ?= switch
 NX_WITHOUT += plan status rollback destroy help clean
 
 nx-stage := $(dir $(lastword $(MAKEFILE_LIST)))nx-stage
-nx-network = $(NETWORK:%=-f %) $(NX_FLAGS)
+nx-network = $(patsubst %,-f %,$(NETWORK)) $(NX_FLAGS)
 nx-on = $(foreach h,$(subst %,*,$(HOSTS)),--on '$h')
 nx-chosen = $(if $(HOSTS),$(filter $(HOSTS),$(NX_HOSTS)),$(NX_HOSTS))
 nx-files = $(or $(wildcard $(NX_HOSTS:%=.nx/$1/%.jsonl)),$(error no host is in .nx/$1 yet: see what make build says))
@@ -78,11 +78,14 @@ $(NX_HOSTS:%=deploy-%): deploy-%: .nx/active/%.jsonl
 $(NX_HOSTS:%=.nx/drv/%.jsonl): .nx/drv/%.jsonl:
 	@jq -r '"nx.mk: error: \(.name): \(.error.message)"' .nx/drv/$*.error >&2; exit 1
 $(NX_HOSTS:%=.nx/built/%.jsonl): .nx/built/%.jsonl: .nx/drv/%.jsonl
-	@$(nx-stage) drv built $* '$(nx-scope)' nx-build $(NX_BUILD_FLAGS)
+	@$(nx-stage) built $* '$(nx-scope)'
 $(NX_HOSTS:%=.nx/copied/%.jsonl): .nx/copied/%.jsonl: .nx/built/%.jsonl
-	@$(nx-stage) built copied $* '$(nx-scope)' nx-copy $(nx-network) $(NX_COPY_FLAGS) -
+	@$(nx-stage) copied $* '$(nx-scope)'
 $(NX_HOSTS:%=.nx/active/%.jsonl): .nx/active/%.jsonl: .nx/copied/%.jsonl
-	@$(nx-stage) copied active $* '$(nx-scope)' nx-activate $(NX_ACTION) $(NX_ACTIVATE_FLAGS)
+	@$(nx-stage) active $* '$(nx-scope)'
+export NX_BUILT = nx-build $(NX_BUILD_FLAGS)
+export NX_COPIED = nx-copy $(nx-network) $(NX_COPY_FLAGS)
+export NX_ACTIVE = nx-activate $(NX_ACTION) $(NX_ACTIVATE_FLAGS)
 
 # The texts of keys are in no record: nothing tells that they have changed, and this brings them.
 keys: copy
