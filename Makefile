@@ -8,6 +8,7 @@ PREFIX ?= /usr/local
 VERSION ?= $(shell git describe --always --dirty 2>/dev/null)
 LDFLAGS := -s -w $(if $(VERSION),-X nx/pkg/cli.version=$(VERSION))
 TOOLS := nx-provision nx-eval nx-build nx-copy nx-activate
+SCRIPTS := nx-deploy nx-info nx-ssh nx-scp nx-foreach
 
 # Where tests have the newer Nix.
 NIX_NEW = $(or $(NXTEST_NIX_NEW),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nx/nix-new)
@@ -21,9 +22,9 @@ help: ## Show this list
 build: ## Build the five tools into bin/, statically
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ $(addprefix ./cmd/,$(TOOLS))
 
-install: build ## Install the tools (PREFIX, DESTDIR)
+install: build ## Install the tools and scripts (PREFIX, DESTDIR)
 	install -d '$(DESTDIR)$(PREFIX)/bin'
-	install -m 755 $(addprefix bin/,$(TOOLS)) '$(DESTDIR)$(PREFIX)/bin'
+	install -m 755 $(addprefix bin/,$(TOOLS)) $(addprefix scripts/,$(SCRIPTS)) '$(DESTDIR)$(PREFIX)/bin'
 
 setup: ## Install what tests and demo need: says what, then installs
 	scripts/setup test

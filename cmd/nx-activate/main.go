@@ -40,6 +40,7 @@ type commands struct {
 	Generations generations `cmd:"" help:"Show each host's generations."`
 	Log         logs        `cmd:"" help:"Print the log of each host's last deployment, or of another one."`
 	Attach      attach      `cmd:"" help:"Follow each host's last deployment, or tell how it ended."`
+	Watch       watch       `cmd:"" help:"Show the events that the tools of a deployment wrote with --log-format json --verbose: as one picture on a terminal, with a summary."`
 	Module      module      `cmd:"" help:"Print the NixOS module of nx-switch, by which users who are not root activate signed systems."`
 }
 
@@ -139,6 +140,10 @@ type (
 		cli.Files
 	}
 	attach struct{ cli.Files }
+	watch  struct {
+		Events string `arg:"" name:"file" help:"The file of events."`
+		Follow bool   `help:"Go on until stdin ends, while the tools write."`
+	}
 	module struct{}
 )
 
@@ -192,6 +197,11 @@ func (c *attach) Run(ctx context.Context, p *cli.Process, flags *commands) error
 		return err
 	}
 	return each(ctx, p, a.Attach, c.Files.Files)
+}
+
+// Run is called by cli.Main after the flags are parsed.
+func (c *watch) Run(ctx context.Context, p *cli.Process) error {
+	return p.Watch(ctx, c.Events, c.Follow)
 }
 
 // Run is called by cli.Main after the flags are parsed.

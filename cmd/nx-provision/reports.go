@@ -272,31 +272,34 @@ func (t *table) write(out io.Writer) error {
 	return nil
 }
 
-type sshConfig struct{}
+type sshConfig struct {
+	cli.Files
+	KnownHosts string `placeholder:"FILE" help:"Write the host keys to FILE (default: .nx/known_hosts under --root)."`
+}
 
 // Run is called by cli.Main after the flags are parsed.
-func (sshConfig) Run(ctx context.Context, p *cli.Process, flags *commands) error {
-	pr, done, err := provisioner(ctx, p, flags, false)
+func (c *sshConfig) Run(ctx context.Context, p *cli.Process, flags *commands) error {
+	s, show, done, err := c.hosts(ctx, p, flags)
 	if err != nil {
 		return err
 	}
 	defer done()
-	hosts, err := pr.All()
-	if err != nil {
-		return err
-	}
-	s := p.Produce(record.Provision, hosts)
 	s.Output.Take = func(hosts []*record.Record) error {
 		root, err := filepath.Abs(p.Root)
 		if err != nil {
 			return err
 		}
-		config, known, err := provision.SSHConfig(root, hosts)
+		file := c.KnownHosts
+		if file == "" {
+			file = filepath.Join(root, provision.KnownHosts)
+		} else if file, err = filepath.Abs(file); err != nil {
+			return err
+		}
+		config, known, err := provision.SSHConfig(root, file, hosts)
 		if err != nil {
 			return err
 		}
 		if known != "" {
-			file := filepath.Join(p.Root, provision.KnownHosts)
 			if err := renameio.WriteFile(file, []byte(known), 0o644, renameio.WithTempDir(filepath.Dir(file))); err != nil {
 				return fmt.Errorf("write host keys: %w", err)
 			}
@@ -304,5 +307,24 @@ func (sshConfig) Run(ctx context.Context, p *cli.Process, flags *commands) error
 		_, err = io.WriteString(p.Stdout, config)
 		return err
 	}
-	return stream.Each(ctx, s, p.Jobs, pr.Show)
+	return stream.Each(ctx, s, p.Jobs, show)
+}
+
+// hosts are those of the files, else those of the state and the network.
+func (c *sshConfig) hosts(ctx context.Context, p *cli.Process, flags *commands) (s *stream.Stream, show func(context.Context, *record.Record) error, done func(), err error) {
+	if len(c.Files.Files) > 0 {
+		// what the records say of their targets stays: no stage's fields are made anew
+		s, err := p.Stream("", c.Files.Files)
+		return s, func(context.Context, *record.Record) error { return nil }, func() {}, err
+	}
+	pr, done, err := provisioner(ctx, p, flags, false)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	hosts, err := pr.All()
+	if err != nil {
+		done()
+		return nil, nil, nil, err
+	}
+	return p.Produce(record.Provision, hosts), pr.Show, done, nil
 }

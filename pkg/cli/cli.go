@@ -74,9 +74,10 @@ type Process struct {
 	Log    *slog.Logger
 	Stdout io.Writer // for reports; records go through Stream
 
-	stdin, stdout *os.File
-	flags         *Shared
-	on            stream.Selection
+	stdin, stdout, stderr *os.File
+	console               *console // what Log writes text to, nil when it writes events
+	flags                 *Shared
+	on                    stream.Selection
 }
 
 // A UsageError is a wrong command line: nothing was done.
@@ -95,7 +96,7 @@ func (e *UsageError) Hint() string { return e.HintMsg }
 func Main(t Tool) { os.Exit(run(t, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)) }
 
 func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
-	p := &Process{Tool: t.Name, Stdout: stdout, stdin: stdin, stdout: stdout, flags: t.Commands.shared()}
+	p := &Process{Tool: t.Name, Stdout: stdout, stdin: stdin, stdout: stdout, stderr: stderr, flags: t.Commands.shared()}
 	parser, err := kong.New(t.Commands, kong.Name(t.Name), kong.Description(t.Help),
 		kong.Writers(stdout, stderr), kong.Help(help), kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 100}),
 		kong.Vars{
@@ -111,6 +112,7 @@ func run(t Tool, args []string, stdin, stdout, stderr *os.File) int {
 	p.Log = slog.New(messages)
 	leave := func() {}
 	if m, ok := messages.(*text); ok {
+		p.console = m.console
 		p.Stdout = m.above(stdout)
 		defer m.end()
 		leave = m.leave
@@ -285,6 +287,7 @@ func (p *Process) Confirm(question, instead string) error {
 		return &UsageError{fmt.Errorf("ask %q: there is no terminal", question), "say " + instead}
 	}
 	defer tty.Close()
+	defer p.asks(question + " [y/N]")()
 	fmt.Fprintf(tty, "%s: %s [y/N] ", p.Tool, question)
 	answer, err := bufio.NewReader(tty).ReadString('\n')
 	if err != nil {
@@ -296,6 +299,18 @@ func (p *Process) Confirm(question, instead string) error {
 	return nil
 }
 
+// What is said around a question at the terminal, for who draws there.
+const (
+	eventAsking   = "asking"
+	eventAnswered = "answered"
+)
+
+// asks announces a question, and what it returns that it was answered.
+func (p *Process) asks(question string) (answered func()) {
+	p.Log.Debug(eventAsking, "question", question)
+	return func() { p.Log.Debug(eventAnswered) }
+}
+
 // Password asks the user at the terminal for a secret, which is not shown. Where there
 // is no terminal it is a usage error: instead is the flag that answers.
 func (p *Process) Password(question, instead string) (string, error) {
@@ -304,6 +319,7 @@ func (p *Process) Password(question, instead string) (string, error) {
 		return "", &UsageError{fmt.Errorf("ask for the %s: there is no terminal", question), "say " + instead}
 	}
 	defer tty.Close()
+	defer p.asks(question + ":")()
 	fmt.Fprintf(tty, "%s: %s: ", p.Tool, question)
 	b, err := term.ReadPassword(int(tty.Fd()))
 	fmt.Fprintln(tty)

@@ -21,7 +21,7 @@ import (
 
 func logger(level slog.Level, steps bool) (*slog.Logger, *bytes.Buffer) {
 	var b bytes.Buffer
-	return slog.New(&text{console: &console{w: &b, tool: "nx-copy", level: level, steps: steps, eol: "\n"}}), &b
+	return slog.New(&text{console: &console{w: &b, level: level, steps: steps, eol: "\n"}, tool: "nx-copy"}), &b
 }
 
 func TestMessages(t *testing.T) {

@@ -33,13 +33,10 @@ import (
 // that does.
 type live struct {
 	tool string
-	size func() (columns, rows int) // of the terminal, which may change
 
 	all, done int
 	working   []work // by when they began
 	counts    []count
-	drawn     string
-	ended     bool
 }
 
 // work is a host in work. Far is empty when its step does not say it.
@@ -47,14 +44,6 @@ type work struct{ host, step, far, details string }
 
 // count is how far a step of the tool's own is.
 type count struct{ step, far string }
-
-// eraseRest erases the line from the cursor on, eraseBelow that and all lines below
-// it, cursorUp moves it up by so many (ECMA-48, EL, ED, CUU).
-const (
-	eraseRest  = "\x1b[K"
-	eraseBelow = "\x1b[J"
-	cursorUp   = "\x1b[%dA"
-)
 
 // note takes an event of a host. Attributes are written "key value".
 func (l *live) note(host, event string, detail bool, attrs []string) {
@@ -76,6 +65,16 @@ func (l *live) note(host, event string, detail bool, attrs []string) {
 		}
 		return
 	}
+	if i < 0 {
+		i = len(l.working)
+		l.working = append(l.working, work{host: host})
+	}
+	l.working[i] = l.working[i].next(event, detail, attrs)
+}
+
+// next is the work at the step that an event says, unless that is a detail that says
+// less than what is known.
+func (w work) next(event string, detail bool, attrs []string) work {
 	m, rest := cutMeasure(attrs)
 	far := m.String()
 	rest = slices.DeleteFunc(slices.Clone(rest), func(attr string) bool {
@@ -85,30 +84,30 @@ func (l *live) note(host, event string, detail bool, attrs []string) {
 		}
 		return ok
 	})
-	if i < 0 {
-		i = len(l.working)
-		l.working = append(l.working, work{host: host})
+	if far == "" && detail && w.far != "" {
+		return w
 	}
-	if w := &l.working[i]; far != "" || !detail || w.far == "" {
-		rest = slices.DeleteFunc(rest, func(attr string) bool { return strings.Contains(attr, " /") })
-		*w = work{host, event, far, strings.Join(rest, ", ")}
-	}
+	rest = slices.DeleteFunc(rest, func(attr string) bool { return strings.Contains(attr, " /") })
+	return work{w.host, event, far, strings.Join(rest, ", ")}
 }
 
 // count takes an event without a host, and tells whether it says how far a step is.
-func (l *live) count(event string, attrs []string) bool {
+func (l *live) count(event string, attrs []string) bool { return follow(&l.counts, event, attrs) }
+
+// follow is [live.count] for the counts of whatever tool.
+func follow(counts *[]count, event string, attrs []string) bool {
 	m, _ := cutMeasure(attrs)
 	if m == nil {
 		return false
 	}
-	i := slices.IndexFunc(l.counts, func(c count) bool { return c.step == event })
+	i := slices.IndexFunc(*counts, func(c count) bool { return c.step == event })
 	if i < 0 {
-		i = len(l.counts)
-		l.counts = append(l.counts, count{step: event})
+		i = len(*counts)
+		*counts = append(*counts, count{step: event})
 	}
-	l.counts[i].far = m.String()
+	(*counts)[i].far = m.String()
 	if m.done >= m.all {
-		l.counts = slices.Delete(l.counts, i, i+1)
+		*counts = slices.Delete(*counts, i, i+1)
 	}
 	return true
 }
@@ -187,8 +186,22 @@ func span(seconds int64) string {
 	}
 }
 
-// lines are what is to be seen, none when nothing is left to do.
-func (l *live) lines() []string {
+// lines are what is to be seen, none when nothing is left to do, and no more than
+// there is room for.
+func (l *live) lines(_, rows int) []line {
+	var lines []line
+	texts := l.texts()
+	if room := max(rows-1, 2); len(texts) > room {
+		more := fmt.Sprintf("  and %d more", len(texts)-room+1)
+		texts = append(texts[:room-1:room-1], more)
+	}
+	for _, text := range texts {
+		lines = append(lines, line{{text: text}})
+	}
+	return lines
+}
+
+func (l *live) texts() []string {
 	if l.done >= l.all && len(l.working) == 0 {
 		return nil
 	}
@@ -229,49 +242,4 @@ func (l *live) lines() []string {
 		rows = append(rows, row)
 	}
 	return append([]string{strings.Join(parts, "; ")}, rows...)
-}
-
-// clear returns what removes the lines.
-func (l *live) clear() string {
-	if l.drawn == "" {
-		return ""
-	}
-	l.drawn = ""
-	return "\r" + eraseBelow
-}
-
-// draw returns what writes the lines from where the cursor is, as many as there is
-// room for, each no longer than the terminal is wide. The cursor stays at their
-// beginning: what another program writes to the terminal takes their place.
-func (l *live) draw() string {
-	lines := l.lines()
-	if len(lines) == 0 || l.ended {
-		return ""
-	}
-	columns, rows := l.size()
-	if room := max(rows-1, 2); len(lines) > room {
-		more := fmt.Sprintf("  and %d more", len(lines)-room+1)
-		lines = append(lines[:room-1:room-1], more)
-	}
-	for i, line := range lines {
-		if s, room := []rune(line), max(columns-1, 1); len(s) > room {
-			lines[i] = string(s[:room-1]) + "…"
-		}
-	}
-	l.drawn = strings.Join(lines, "\n") + "\r"
-	if n := len(lines) - 1; n > 0 {
-		l.drawn += fmt.Sprintf(cursorUp, n)
-	}
-	return l.drawn
-}
-
-// redraw returns what brings the terminal from what is drawn to what is to be seen.
-func (l *live) redraw() string {
-	was := l.drawn
-	clear := l.clear()
-	is := l.draw()
-	if is == was {
-		return ""
-	}
-	return clear + is
 }

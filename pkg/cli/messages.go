@@ -25,12 +25,12 @@ func newHandler(tool string, f *Shared, stdout, stderr *os.File) slog.Handler {
 		level = slog.LevelWarn
 	}
 	if f.LogFormat == "json" {
-		return slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: event}).
+		return slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: eventAttr}).
 			WithAttrs([]slog.Attr{slog.String("tool", tool)})
 	}
-	h := &console{w: stderr, tool: tool, level: level, steps: f.Progress != "never", eol: "\n"}
+	h := &console{w: stderr, level: level, steps: f.Progress != "never", eol: "\n"}
 	if !term.IsTerminal(int(stderr.Fd())) || os.Getenv("TERM") == "dumb" {
-		return &text{console: h} // no terminal, or one without cursor and colours
+		return &text{console: h, tool: tool} // no terminal, or one without cursor and colours
 	}
 	h.colour = os.Getenv("NO_COLOR") == ""
 	// The programs of a pipe share the terminal: what another one has drawn
@@ -38,9 +38,10 @@ func newHandler(tool string, f *Shared, stdout, stderr *os.File) slog.Handler {
 	h.eol = eraseRest + "\n"
 	shown := f.Progress == "always" || f.Progress == "auto" && (f.Output != "" || f.OutDir != "" || !isPipe(stdout))
 	if shown && !f.Quiet && !f.Verbose {
-		h.live = &live{tool: tool, size: func() (int, int) { return size(stderr) }}
+		h.live = &live{tool: tool}
+		h.picture = &drawing{lines: h.live.lines, size: func() (int, int) { return size(stderr) }, paint: h.paint}
 	}
-	return &text{console: h}
+	return &text{console: h, tool: tool}
 }
 
 // isPipe tells whether f leads to another program, which may be one of nx's
@@ -58,14 +59,17 @@ func size(f *os.File) (columns, rows int) {
 	return 80, 24 // nobody has told the terminal
 }
 
-// event names slog's own attributes as events have them.
-func event(groups []string, a slog.Attr) slog.Attr {
+// eventAttr names slog's own attributes as events have them, and writes durations for
+// people, as text has them.
+func eventAttr(groups []string, a slog.Attr) slog.Attr {
 	switch {
 	case len(groups) > 0:
 	case a.Key == slog.MessageKey:
 		a.Key = "event"
 	case a.Key == slog.LevelKey:
 		a.Value = slog.StringValue(strings.ToLower(a.Value.String()))
+	case a.Value.Kind() == slog.KindDuration:
+		a.Value = slog.StringValue(a.Value.Duration().String())
 	}
 	return a
 }
@@ -77,19 +81,20 @@ func event(groups []string, a slog.Attr) slog.Attr {
 //	web1> a line of a child's output
 type text struct {
 	*console
+	tool  string      // that speaks
 	attrs []slog.Attr // of With
 }
 
 // A console is where text goes, shared by all handlers derived from one.
 type console struct {
-	mu     sync.Mutex
-	w      io.Writer
-	tool   string
-	level  slog.Level
-	steps  bool // show steps
-	colour bool
-	eol    string // ends a line
-	live   *live  // nil where steps are printed one line each
+	mu      sync.Mutex
+	w       io.Writer
+	level   slog.Level
+	steps   bool // show steps
+	colour  bool
+	eol     string   // ends a line
+	picture *drawing // nil where steps are printed one line each
+	live    *live    // what the picture shows, unless it is that of other tools
 }
 
 func (h *text) Enabled(_ context.Context, l slog.Level) bool {
@@ -97,7 +102,7 @@ func (h *text) Enabled(_ context.Context, l slog.Level) bool {
 }
 
 func (h *text) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &text{h.console, slices.Concat(h.attrs, attrs)}
+	return &text{h.console, h.tool, slices.Concat(h.attrs, attrs)}
 }
 
 // WithGroup drops the group: text has no place for it, and nx uses none.
@@ -194,19 +199,19 @@ func (h *console) word(l slog.Level) string {
 }
 
 func (h *console) paint(code, s string) string {
-	if !h.colour {
+	if !h.colour || code == "" {
 		return s
 	}
 	return "\x1b[" + code + "m" + s + "\x1b[0m"
 }
 
-// print writes whole lines, which may be none, and the live line below them.
+// print writes whole lines, which may be none, and the picture below them.
 func (h *console) print(lines string) error {
 	switch {
-	case h.live != nil && lines == "":
-		lines = h.live.redraw()
-	case h.live != nil:
-		lines = h.live.clear() + lines + h.live.draw()
+	case h.picture != nil && lines == "":
+		lines = h.picture.redraw()
+	case h.picture != nil:
+		lines = h.picture.clear() + lines + h.picture.draw()
 	}
 	if lines == "" {
 		return nil
@@ -215,10 +220,10 @@ func (h *console) print(lines string) error {
 	return err
 }
 
-// above returns what writes to stdout; where the live line is on the same
+// above returns what writes to stdout; where the picture is on the same
 // terminal, it gives way.
 func (h *console) above(stdout *os.File) io.Writer {
-	if h.live == nil || !term.IsTerminal(int(stdout.Fd())) {
+	if h.picture == nil || !term.IsTerminal(int(stdout.Fd())) {
 		return stdout
 	}
 	return &aboveLive{h, stdout}
@@ -232,12 +237,12 @@ type aboveLive struct {
 func (a *aboveLive) Write(b []byte) (int, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, err := io.WriteString(a.w, a.live.clear()); err != nil {
+	if _, err := io.WriteString(a.w, a.picture.clear()); err != nil {
 		return 0, err
 	}
 	n, err := a.stdout.Write(b)
 	if err == nil && bytes.HasSuffix(b, []byte("\n")) {
-		_, err = io.WriteString(a.w, a.live.draw())
+		_, err = io.WriteString(a.w, a.picture.draw())
 	}
 	return n, err
 }
@@ -258,8 +263,8 @@ func (h *console) leave() {
 }
 
 func (h *console) abandon() {
-	if h.live != nil {
-		io.WriteString(h.w, h.live.clear())
-		h.live.ended = true
+	if h.picture != nil {
+		io.WriteString(h.w, h.picture.clear())
+		h.picture.ended = true
 	}
 }

@@ -12,9 +12,9 @@ import (
 const KnownHosts = ".nx/known_hosts"
 
 // SSHConfig returns the hosts of records as ssh_config(5) has them, by the names that
-// the network gives them, and the lines for the file KnownHosts below root, which is
-// absolute. A host whose key is not known is left to the user's own known hosts.
-func SSHConfig(root string, hosts []*record.Record) (config, known string, err error) {
+// the network gives them, and the lines for the file knownHosts. Root, from where
+// relative paths in records start, and knownHosts are absolute. A host whose key is not known is left to the user's own known hosts.
+func SSHConfig(root, knownHosts string, hosts []*record.Record) (config, known string, err error) {
 	var c, k strings.Builder
 	c.WriteString("# Written by nx-provision ssh-config.\n")
 	for _, r := range hosts {
@@ -27,7 +27,11 @@ func SSHConfig(root string, hosts []*record.Record) (config, known string, err e
 		}
 		fmt.Fprintf(&c, "\nHost %s\n", r.Name())
 		option := func(name, value string) { fmt.Fprintf(&c, "  %s %s\n", name, quoteOption(value)) }
-		option("HostName", t.Host)
+		if strings.ContainsAny(t.IdentityFile+knownHosts+root, "\"\n\r\x00") {
+			// ssh_config(5) has no way to write it, and what follows would be another option
+			return "", "", fmt.Errorf("describe %s: the name of a file has a quote or a line break: %q", r.Name(), []string{root, t.IdentityFile, knownHosts})
+		}
+		option("HostName", strings.ReplaceAll(t.Host, "%", "%%"))
 		if t.Port != 0 {
 			option("Port", fmt.Sprint(t.Port))
 		}
@@ -45,7 +49,7 @@ func SSHConfig(root string, hosts []*record.Record) (config, known string, err e
 		}
 		if len(t.HostKeys) > 0 {
 			option("HostKeyAlias", r.Name())
-			option("UserKnownHostsFile", strings.ReplaceAll(filepath.Join(root, KnownHosts), "%", "%%"))
+			option("UserKnownHostsFile", strings.ReplaceAll(knownHosts, "%", "%%"))
 			option("GlobalKnownHostsFile", "/dev/null")
 			option("StrictHostKeyChecking", "yes")
 			for _, key := range t.HostKeys {

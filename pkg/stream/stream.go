@@ -71,6 +71,9 @@ type HostError struct {
 
 func (e *HostError) Error() string { return fmt.Sprintf("%s: %s", e.Name, e.Message) }
 
+// HostsFailed is in the message of each [*HostsError] that is about hosts.
+const HostsFailed = " hosts failed: "
+
 // Error counts the hosts that failed and names them with their stages.
 func (e *HostsError) Error() string {
 	var names []string
@@ -82,7 +85,7 @@ func (e *HostsError) Error() string {
 	if slices.ContainsFunc(e.Failed.Errors, isResource) {
 		return fmt.Sprintf("%d failed: %s", len(names), strings.Join(names, ", "))
 	}
-	return fmt.Sprintf("%d of %d hosts failed: %s", len(names), e.Hosts, strings.Join(names, ", "))
+	return fmt.Sprintf("%d of %d", len(names), e.Hosts) + HostsFailed + strings.Join(names, ", ")
 }
 
 func (e *HostsError) Unwrap() error { return e.Failed }
