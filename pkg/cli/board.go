@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -102,7 +103,7 @@ func parseEvent(line string) (e event, ok bool) {
 		return e, false
 	}
 	object := gjson.Parse(line)
-	e.name, e.tool, e.host = object.Get("event").Str, object.Get("tool").Str, object.Get("host").Str
+	e.name, e.tool, e.host = object.Get("event").Str, object.Get("tool").Str, record.OneLine(object.Get("host").Str)
 	e.time = object.Get("time").Time()
 	if e.name == "" || e.tool == "" || e.time.IsZero() || e.level.UnmarshalText([]byte(object.Get("level").Str)) != nil {
 		return e, false
@@ -136,7 +137,7 @@ func (b *board) note(e event) {
 		b.now = e.time
 	}
 	if e.tool == deployer && e.name == eventBegin {
-		*b = *newBoard(strings.Fields(e.attr("stages"))...)
+		*b = *newBoard(strings.Fields(record.OneLine(e.attr("stages")))...)
 		b.began, b.now, b.log = e.time, e.time, e.attr("log")
 		return
 	}
@@ -152,7 +153,7 @@ func (b *board) note(e event) {
 	if e.host == "" {
 		switch {
 		case e.level >= slog.LevelWarn:
-		case follow(&s.counts, e.name, attrs):
+		case follow(&s.counts, record.OneLine(e.name), attrs):
 			s.heard(e.time)
 		case e.level == slog.LevelInfo && e.name != "output":
 			s.step = e.name
@@ -192,7 +193,7 @@ func (b *board) note(e event) {
 		// said behind the work
 	default:
 		if e.name == eventResult {
-			h.result = e.attr("result")
+			h.result = record.OneLine(e.attr("result"))
 		}
 		s.heard(e.time)
 		var was work
@@ -201,7 +202,7 @@ func (b *board) note(e event) {
 		}
 		h.at, h.phase = at, working
 		detail := e.level < slog.LevelInfo
-		is := was.next(e.name, detail, attrs)
+		is := was.next(record.OneLine(e.name), detail, attrs)
 		if detail && is.far == "" && was.step != "" {
 			break // it is still that step
 		}
@@ -288,7 +289,12 @@ func (b *board) head(columns int) line {
 		wide += cells(p.text)
 	}
 	elapsed := seconds(b.now.Sub(b.began))
-	return append(l, part{text: strings.Repeat(" ", max(min(columns, widest)-1-wide-len(elapsed), 2)) + elapsed})
+	space := min(columns, widest) - 1 - wide - len(elapsed)
+	if space < 2 { // narrow: what may be cut off stands last
+		l[0] = part{elapsed + " ", bold}
+		return l
+	}
+	return append(l, part{text: strings.Repeat(" ", space) + elapsed})
 }
 
 // widest is how far to the right anything is put that stands at the right.
@@ -362,10 +368,15 @@ func (b *board) hostLines(columns, room int) []line {
 	for _, h := range shown {
 		l := append(line{{text: "  "}}, line{{text: h.name}}.cut(wide)...)
 		l = append(l, part{text: strings.Repeat(" ", max(wide-len(h.name), 0))})
+		detail := b.detail(h, marks)
 		if marks {
-			l = append(l, b.marks(h)...)
+			m := b.marks(h)
+			if detail == nil {
+				m = m[:2*(h.at+1)]
+			}
+			l = append(l, m...)
 		}
-		lines = append(lines, append(l, b.detail(h, marks)...))
+		lines = append(lines, append(l, detail...))
 	}
 	if rest != nil {
 		lines = append(lines, rest)
@@ -452,6 +463,9 @@ func (b *board) marks(h *host) line {
 	return l
 }
 
+// hashes are what takes much room in a line and tells a person nothing.
+var hashes = regexp.MustCompile(`/nix/store/[0-9a-z]{32}-`)
+
 // detail is what is done with the host, or what became of it.
 func (b *board) detail(h *host, marks bool) line {
 	stage := ""
@@ -460,7 +474,7 @@ func (b *board) detail(h *host, marks bool) line {
 	}
 	switch {
 	case h.phase == failed:
-		return line{{"  " + stage + record.OneLine(h.cause), red}}
+		return line{{"  " + stage + hashes.ReplaceAllLiteralString(record.OneLine(h.cause), "…-"), red}}
 	case b.finished(h):
 		return line{{text: "  " + cmp.Or(h.result, "done")}}
 	case h.phase != working:
