@@ -419,14 +419,15 @@ var steps = map[string]string{
 // announce logs a step; those that matter less as a detail.
 func (d *deployment) announce(word, value string) {
 	key, matters := steps[word]
-	switch {
-	case matters:
-		d.log.Info(word, key, value)
-	case value != "":
-		d.log.Debug(word, "value", value)
-	default:
-		d.log.Debug(word)
+	level := slog.LevelInfo
+	if !matters {
+		level, key = slog.LevelDebug, "value"
 	}
+	if value == "" { // as of the first generation: before it there was none
+		d.log.Log(d.ctx, level, word)
+		return
+	}
+	d.log.Log(d.ctx, level, word, key, value)
 }
 
 // prove reaches the host over a new connection and tells it so, again and again
