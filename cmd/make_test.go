@@ -318,3 +318,24 @@ func TestMakeGoesOn(t *testing.T) {
 	}
 	mk("-k", "deploy").want(t, "made again", 0, "built one; copied one; activated one", "nx-build 1, nx-copy 1, nx-activate 1")
 }
+
+// Fifty hosts are one process of each tool, also when one of them is broken.
+func TestMakeFleet(t *testing.T) {
+	t.Parallel()
+	network := func(broken string) string {
+		return `builtins.listToAttrs (map (n: { name = "web${toString n}"; value.networking.hostName = "web${toString n}"; }) (builtins.genList (n: n + 10) 49)) // {
+  defaults = { deployment.targetEnv = "sandbox"; boot.isContainer = true; };
+  broken = { ` + broken + ` };
+}
+`
+	}
+	d := deploy(t, map[string]string{"Makefile": makefile(t), "network.nix": network(`services.opnessh.enable = true;`)})
+	c := takeCensus(t)
+	m := c.make(d, "-k", "-j8", "deploy")
+	if m.status != 2 || m.runs != "nx-build 49, nx-copy 49, nx-activate 49" || strings.Contains(m.did, "error") {
+		t.Fatalf("the first deployment: status %d, %s, %s; stderr:\n%s", m.status, m.runs, m.did, m.stderr)
+	}
+	d.write("network.nix", network(""))
+	c.make(d, "-j8", "deploy").want(t, "the broken one is mended", 0, "built broken; copied broken; activated broken", "nx-build 1, nx-copy 1, nx-activate 1")
+	c.make(d, "-j8", "deploy").wantNothing(t, "all are well")
+}
