@@ -25,6 +25,9 @@ build: ## Build the five tools into bin/, statically
 install: build ## Install the tools and scripts (PREFIX, DESTDIR)
 	install -d '$(DESTDIR)$(PREFIX)/bin'
 	install -m 755 $(addprefix bin/,$(TOOLS)) $(addprefix scripts/,$(SCRIPTS)) '$(DESTDIR)$(PREFIX)/bin'
+	install -d '$(DESTDIR)$(PREFIX)/share/nx'
+	install -m 644 scripts/nx.mk '$(DESTDIR)$(PREFIX)/share/nx'
+	install -m 755 scripts/nx-stage '$(DESTDIR)$(PREFIX)/share/nx'
 
 setup: ## Install what tests and demo need: says what, then installs
 	scripts/setup test

@@ -13,14 +13,19 @@ import (
 	"testing"
 )
 
-// makefile is what a user writes.
+// makefile is what README.md has a user write, with nx.mk where it is here.
 func makefile(t *testing.T) string {
 	t.Helper()
 	scripts, err := filepath.Abs("../scripts")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return "NETWORK = network.nix\ninclude " + scripts + "/nx.mk\n"
+	text := readme(t, "## With make", "make")
+	here := strings.Replace(text, "/usr/local/share/nx", scripts, 1)
+	if here == text {
+		t.Fatalf("this includes no installed nx.mk:\n%s", text)
+	}
+	return here
 }
 
 // made is how a run of make ended.
@@ -228,6 +233,11 @@ func TestMake(t *testing.T) {
 	}
 	mk("deploy").want(t, "forward again", 0, "activated web1", "nx-activate 1")
 	greets(map[string]string{"web1": "night"})
+
+	// What README.md shows.
+	if r := d.sh("set -e\n" + readme(t, "## With make", "sh")); r.status != 0 {
+		t.Errorf("the commands of README.md: %+v", r)
+	}
 
 	// All goes away and comes back.
 	mk("destroy", "NX_DESTROY_FLAGS=--yes").want(t, "destroy", 0, "", "")
