@@ -446,6 +446,49 @@ func TestDestroyInUse(t *testing.T) {
 	}
 }
 
+// What cannot be destroyed keeps what it needs, says so once with what may help, and
+// each thing is told of when it is gone, not when all are.
+func TestDestroyFails(t *testing.T) {
+	s := &sky{}
+	var said bytes.Buffer
+	p := under(t, s, cloudy("web", `{"net":`+toNet+`}`), cloudy("db", `{"net":`+toNet+`}`), net("lan", `{}`))
+	p.Log = slog.New(slog.NewTextHandler(&said, nil))
+	p.Jobs = 1
+	apply(t, p)
+	p.Machines["sky"] = stubborn{s}
+	var lines []string
+	hosts := must[[]*record.Record](t)(p.Made())
+	err := p.Destroy(t.Context(), hosts, true, func(r *record.Record) {
+		lines = append(lines, string(r.Bytes()))
+		if r.Name() == "db" && len(s.things) != 2 {
+			t.Errorf("db is told of when %d things are there", len(s.things))
+		}
+	})
+	if err == nil || err.Error() != "destroy resources: 1 of 1 are still there" {
+		t.Errorf("destroy: %v", err)
+	}
+	wantText(t, "destroy writes", strings.Join(lines, "\n"), `"name":"db","machine":{"provider":"sky","state":"missing"}}`,
+		`"name":"web","error":{"stage":"provision","message":"destroy: it is locked"}}`)
+	wantText(t, "destroy says", said.String(), `level=ERROR msg="destroy it: web needs it, and is still there" host=nets.lan`+"\n")
+	wantText(t, "stop says", run(t, []*record.Record{must[*record.Record](t)(record.NewHost("web"))}, func(ctx context.Context, hosts []*record.Record, emit func(*record.Record)) error {
+		if err := p.Switch(ctx, hosts[0], provision.PowerOff); err != nil {
+			hosts[0].Fail(record.Provision, err)
+		}
+		emit(hosts[0])
+		return nil
+	}), "stop machine: to destroy it was begun and not seen to end")
+}
+
+// stubborn destroys all but web.
+type stubborn struct{ *sky }
+
+func (s stubborn) Destroy(ctx context.Context, k provision.Known) error {
+	if k.Name == "web" {
+		return errors.New("destroy: it is locked")
+	}
+	return s.sky.Destroy(ctx, k)
+}
+
 // --on makes what the chosen need, and no machine else.
 func TestApplyChosen(t *testing.T) {
 	s := &sky{}

@@ -3,6 +3,8 @@ package provision
 import (
 	"errors"
 	"fmt"
+
+	"nx/pkg/state"
 )
 
 func isNotMade(err error) bool { return errors.Is(err, ErrNotMade) }
@@ -31,7 +33,11 @@ func (e *unfinishedError) Hint() string {
 	if !e.interrupted && errors.As(e.cause, &own) && own.Hint() != "" {
 		return own.Hint()
 	}
-	return fmt.Sprintf("it is remembered: run nx-provision again to go on with it, or nx-provision destroy --on %s to have it removed", e.ref)
+	hint := "it is remembered: run nx-provision again to go on with it"
+	if e.ref.Type == state.Machines {
+		hint += fmt.Sprintf(", or nx-provision destroy --on %s to have it removed", e.ref)
+	}
+	return hint
 }
 
 // An inUseError is that of something that cannot go because another needs it.

@@ -27,7 +27,10 @@ type graph struct {
 	facts  network.Facts // that all is from
 	rounds int
 
+	destroys bool // things go behind those that need them
+
 	failed func(*node) // is told of each that failed, once
+	done   func(*node) // is told of each that is done; may be nil
 }
 
 // A node is one thing in a graph.
@@ -159,6 +162,9 @@ func (g *graph) work(ctx context.Context, ensure func(context.Context, Thing) er
 			n.thing, n.next, n.state = *n.next, nil, waiting
 		default:
 			n.state = done
+			if g.done != nil {
+				g.done(n)
+			}
 		}
 		// Who could not be described for want of this need not wait for all the others.
 		if ctx.Err() == nil && n.state == done && g.awaited(n.thing.Ref) {
@@ -177,7 +183,7 @@ func (g *graph) ready(n *node, over bool) (bool, error) {
 		}
 		for _, ref := range missing(n.thing.Err) {
 			if err := g.hopeless(ref); err != nil {
-				return false, &needError{ref, err}
+				return false, g.needError(ref, err)
 			}
 		}
 		return false, nil // until the network is asked again
@@ -185,13 +191,13 @@ func (g *graph) ready(n *node, over bool) (bool, error) {
 	for _, ref := range n.needs {
 		if needed := g.nodes[ref]; needed != nil {
 			if needed.state == failed {
-				return false, &needError{ref, needed.err}
+				return false, g.needError(ref, needed.err)
 			}
 			if needed.state != done {
 				return false, nil
 			}
 		} else if err := g.hopeless(ref); err != nil {
-			return false, &needError{ref, err}
+			return false, g.needError(ref, err)
 		}
 	}
 	return true, nil
@@ -302,6 +308,14 @@ func (g *graph) giveUp(ctx context.Context) {
 	}
 }
 
+// needError is why a thing that has ref in its way cannot be made, or not go.
+func (g *graph) needError(ref Ref, cause error) error {
+	if g.destroys {
+		return &leftError{ref}
+	}
+	return &needError{ref, cause}
+}
+
 // A needError is why a thing cannot be made: another was not.
 type needError struct {
 	needed Ref
@@ -310,6 +324,16 @@ type needError struct {
 
 func (e *needError) Error() string { return fmt.Sprintf("it needs %s: %v", e.needed, e.cause) }
 func (e *needError) Unwrap() error { return e.cause }
+
+// Hint is none: that of the cause is said with the other's error.
+func (e *needError) Hint() string { return "" }
+
+// A leftError is why a thing cannot go: another that needs it did not.
+type leftError struct{ user Ref }
+
+func (e *leftError) Error() string {
+	return fmt.Sprintf("destroy it: %s needs it, and is still there", e.user)
+}
 
 // A cycleError names things of which each needs the next.
 type cycleError struct{ circle []Ref }

@@ -400,26 +400,33 @@ func (p *Provisioner) destroy(ctx context.Context, maker Maker, t Thing, e state
 // DestroyAll has what entries tell of destroyed, in parallel, what needs others before
 // these. Errors are said and counted.
 func (p *Provisioner) DestroyAll(ctx context.Context, entries []state.Entry) error {
-	var mu sync.Mutex
-	var failures []error
+	left := 0
 	p.destroyInOrder(ctx, entries, func(e state.Entry, err error) {
 		if err != nil {
-			p.log().Error(record.OneLine(err.Error()), "host", refOf(e).String())
-			mu.Lock()
-			failures = append(failures, err)
-			mu.Unlock()
+			p.sayLeft(e, err)
+			left++
 		}
 	})
-	if len(failures) > 0 {
-		return fmt.Errorf("destroy what the network has no longer: %d of %d are still there", len(failures), len(entries))
+	if left > 0 {
+		return fmt.Errorf("destroy what the network has no longer: %d of %d are still there", left, len(entries))
 	}
 	return nil
 }
 
-// destroyInOrder destroys entries, each behind those that need it, and calls done for
-// each from several goroutines.
-func (p *Provisioner) destroyInOrder(ctx context.Context, entries []state.Entry, done func(state.Entry, error)) {
-	g := &graph{p: p, nodes: map[Ref]*node{}}
+// sayLeft says why something that has no record was not destroyed.
+func (p *Provisioner) sayLeft(e state.Entry, err error) {
+	attrs := []any{"host", refOf(e).String()}
+	var hint interface{ Hint() string }
+	if errors.As(err, &hint) && hint.Hint() != "" {
+		attrs = append(attrs, "hint", hint.Hint())
+	}
+	p.log().Error(record.OneLine(err.Error()), attrs...)
+}
+
+// destroyInOrder destroys entries, each behind those that need it, and calls ended for
+// each when it is gone or cannot go.
+func (p *Provisioner) destroyInOrder(ctx context.Context, entries []state.Entry, ended func(state.Entry, error)) {
+	g := &graph{p: p, nodes: map[Ref]*node{}, destroys: true}
 	byRef := map[Ref]state.Entry{}
 	for _, e := range entries {
 		ref := refOf(e)
@@ -442,6 +449,8 @@ func (p *Provisioner) destroyInOrder(ctx context.Context, entries []state.Entry,
 			}
 		}
 	}
+	g.failed = func(n *node) { ended(byRef[n.thing.Ref], n.err) }
+	g.done = g.failed
 	g.work(ctx, func(ctx context.Context, t Thing) error {
 		maker, err := p.maker(t)
 		if err != nil {
@@ -452,9 +461,6 @@ func (p *Provisioner) destroyInOrder(ctx context.Context, entries []state.Entry,
 		end(err)
 		return err
 	})
-	for ref, n := range g.nodes {
-		done(byRef[ref], n.err)
-	}
 }
 
 // refresh asks how those things are that are watched, and takes what it is told. What

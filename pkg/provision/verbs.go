@@ -2,7 +2,6 @@ package provision
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -270,19 +269,21 @@ func (p *Provisioner) Destroy(ctx context.Context, hosts []*record.Record, every
 		}
 		emit(r)
 	}
+	resources, left := 0, 0
 	if everything {
 		for _, e := range p.State.All() {
 			if e.Type != state.Machines {
 				entries = append(entries, e)
+				resources++
 			}
 		}
 	}
-	var failed []error
 	p.destroyInOrder(ctx, entries, func(e state.Entry, err error) {
 		r := records[refOf(e)]
 		if r == nil {
 			if err != nil {
-				failed = append(failed, fmt.Errorf("destroy %s: %w", refOf(e), err))
+				p.sayLeft(e, err)
+				left++
 			}
 			return
 		}
@@ -294,7 +295,10 @@ func (p *Provisioner) Destroy(ctx context.Context, hosts []*record.Record, every
 		}
 		emit(r)
 	})
-	return errors.Join(failed...)
+	if left > 0 {
+		return fmt.Errorf("destroy resources: %d of %d are still there", left, resources)
+	}
+	return nil
 }
 
 // A Power is what can be done with a machine that is there.
@@ -321,8 +325,11 @@ func (p *Provisioner) Switch(ctx context.Context, r *record.Record, what Power) 
 		return err
 	}
 	powered, ok := maker.(Powered)
-	if !ok {
+	switch {
+	case !ok:
 		return fmt.Errorf("%s machine: %s cannot do that", what, e.Provider)
+	case e.Intent == creating || e.Intent == destroying:
+		return &halfError{what, e}
 	}
 	do := map[Power]func(context.Context, Known) (Facts, error){PowerOn: powered.Start, PowerOff: powered.Stop, Restart: powered.Reboot}[what]
 	p.log().Info(map[Power]string{PowerOn: "starting", PowerOff: "stopping", Restart: "rebooting"}[what], "host", r.Name())
@@ -337,6 +344,21 @@ func (p *Provisioner) Switch(ctx context.Context, r *record.Record, what Power) 
 		return err
 	}
 	return p.fillMade(r, t, e)
+}
+
+// A halfError is that of a machine whose creation or destruction was begun and not seen
+// to end.
+type halfError struct {
+	what  Power
+	entry state.Entry
+}
+
+func (e *halfError) Error() string {
+	return fmt.Sprintf("%s machine: to %s it was begun and not seen to end", e.what, e.entry.Intent)
+}
+
+func (e *halfError) Hint() string {
+	return fmt.Sprintf("run nx-provision again, or nx-provision destroy --on %s", e.entry.Name)
 }
 
 // Rename lets the machine or resource old be called by another name from now on. The
