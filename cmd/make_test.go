@@ -137,7 +137,9 @@ func TestMake(t *testing.T) {
     boot.isContainer = true;
     environment.etc.role.text = name;
   };
-  db = { };
+  db = { nodes, ... }: {
+    deployment.keys.peer.text = (import ./secret.nix) + nodes.web1.config.networking.privateIPv4;
+  };
   "host.with.dots" = { networking.hostName = "dots"; };
   web1 = import ./web.nix;
   web2 = import ./web.nix;
@@ -145,7 +147,7 @@ func TestMake(t *testing.T) {
 `
 	}
 	web := func(greeting string) string { return `{ environment.etc.greeting.text = "` + greeting + `"; }` + "\n" }
-	d := deploy(t, map[string]string{"Makefile": makefile(t), "network.nix": network(""), "web.nix": web("morning")})
+	d := deploy(t, map[string]string{"Makefile": makefile(t), "network.nix": network(""), "web.nix": web("morning"), "secret.nix": `"first "`})
 	c := takeCensus(t)
 	mk := func(args ...string) made { t.Helper(); return c.make(d, args...) }
 	const all = "db host.with.dots web1 web2"
@@ -211,6 +213,21 @@ func TestMake(t *testing.T) {
 		mk("-j8", "deploy").wantNothing(t, step.change+", again")
 	}
 
+	// Keys may tell of any host, whichever are copied. The text of one that changes is in
+	// no record.
+	web1 := hosts(t, d.sh("cat .nx/hosts.jsonl").stdout)["web1"].Get("machine.privateIPv4").Str
+	wantKey := func(want string) {
+		t.Helper()
+		if got := d.on("db", "cat /run/keys/peer"); got != want+web1 || web1 == "" {
+			t.Errorf("the key is %q, want %q", got, want+web1)
+		}
+	}
+	wantKey("first ")
+	d.write("secret.nix", `"second "`)
+	mk("deploy").want(t, "a key's text", 0, "", "")
+	mk("keys").want(t, "keys", 0, "", "nx-copy 4")
+	wantKey("second ")
+
 	// Hosts come and go, and are in the others' /etc/hosts.
 	d.write("network.nix", network("  aux = { };\n"))
 	mk("-j8", "deploy").want(t, "a host that comes", 0, strings.ReplaceAll(anew, "db", "aux db"), strings.ReplaceAll(by4, "4", "5"))
@@ -252,28 +269,30 @@ func TestMake(t *testing.T) {
 // it again, alone.
 func TestMakeGoesOn(t *testing.T) {
 	t.Parallel()
-	network := func(one, two, three string) string {
+	network := func(one, two, three, more string) string {
 		return `{
   defaults = { deployment.targetEnv = "sandbox"; boot.isContainer = true; };
   good = { };
   one = { pkgs, ... }: { ` + one + ` };
   two = { pkgs, ... }: { ` + two + ` };
   three = { pkgs, ... }: { ` + three + ` };
-}
+` + more + `}
 `
 	}
 	const (
 		misspelt    = `services.opnessh.enable = true;`
 		unbuildable = `environment.etc.x.source = derivation { name = "broken"; system = builtins.currentSystem; builder = "/bin/sh"; args = [ "-c" "exit 7" ]; };`
+		nowhere     = `  four = { deployment.targetEnv = "digitalOcean"; deployment.digitalOcean.region = "ams3"; deployment.digitalOcean.size = "s-1vcpu-1gb"; };` + "\n"
 		stubborn    = `system.activationScripts.no = "exit 1";`
 	)
-	d := deploy(t, map[string]string{"Makefile": makefile(t), "network.nix": network(misspelt, unbuildable, stubborn)})
+	d := deploy(t, map[string]string{"Makefile": makefile(t), "network.nix": network(misspelt, unbuildable, stubborn, nowhere)})
 	c := takeCensus(t)
 	mk := func(args ...string) made { t.Helper(); return c.make(d, args...) }
 
 	m := mk("-k", "-j8", "deploy")
-	m.want(t, "three break", 2, "built good three; copied good three; activated good; nx-build failed two; nx-activate failed three", "nx-build 3, nx-copy 2, nx-activate 2")
+	m.want(t, "four break", 2, "built good three; copied good three; activated good; nx-build failed two; nx-activate failed three", "nx-build 3, nx-copy 2, nx-activate 2")
 	for _, want := range []string{
+		"nx.mk: error: four: ", `nx\.mk:\d+: \.nx/drv/four\.jsonl\] Error 1`,
 		"nx.mk: error: one: .*services.opnessh", `nx\.mk:\d+: \.nx/drv/one\.jsonl\] Error 1`,
 		"nx.mk: error: two: .*broken.drv", `nx\.mk:\d+: \.nx/built/two\.jsonl\] Error 1`,
 		"nx.mk: error: three: ", `nx\.mk:\d+: \.nx/active/three\.jsonl\] Error 1`,
@@ -287,20 +306,20 @@ func TestMakeGoesOn(t *testing.T) {
 	mk("-j8", "deploy-good").want(t, "the good one", 0, "", "")
 
 	// A host whose new configuration is broken is not brought the old one meanwhile.
-	d.write("network.nix", network("", misspelt, ""))
+	d.write("network.nix", network("", misspelt, "", ""))
 	mk("-k", "-j8", "deploy").want(t, "two are mended", 2, "built one three; copied one three; activated one three", "nx-build 2, nx-copy 2, nx-activate 2")
-	d.write("network.nix", network("", "", ""))
+	d.write("network.nix", network("", "", "", ""))
 
 	// Waves are those of all hosts; what was not reached is for the next make.
 	if r := d.sh("touch .nx/drv/*.jsonl"); r.status != 0 {
 		t.Fatalf("%+v", r)
 	}
-	d.write("network.nix", network("", "", stubborn))
+	d.write("network.nix", network("", "", stubborn, ""))
 	m = mk("-k", "-j8", "deploy", "NX_ACTIVATE_FLAGS=--canary 1 --order-by-tags none")
 	if m.status != 2 || !strings.Contains(m.runs, "nx-activate 4") {
 		t.Errorf("waves: %+v", m)
 	}
-	d.write("network.nix", network("", "", ""))
+	d.write("network.nix", network("", "", "", ""))
 	m = mk("-k", "-j8", "deploy")
 	if m.status != 0 {
 		t.Errorf("the rest: %+v", m)
@@ -309,7 +328,7 @@ func TestMakeGoesOn(t *testing.T) {
 
 	// What was collected as garbage is named, with the file to make again. A derivation
 	// is made again by its evaluation.
-	d.write("network.nix", network(`environment.etc.x.text = "collected";`, "", ""))
+	d.write("network.nix", network(`environment.etc.x.text = "collected";`, "", "", ""))
 	mk("build").want(t, "one is built", 0, "built one", "nx-build 1")
 	if r := d.sh(`
 		out=$(jq -r .storePath .nx/built/one.jsonl)

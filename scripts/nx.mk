@@ -52,7 +52,7 @@ include .nx/hosts.mk
 .nx/hosts.mk: nx-always | .nx/hosts.jsonl
 	@rm -f .nx/built/*.error .nx/copied/*.error .nx/active/*.error # of the make before
 	nx-eval $(nx-network) $(NX_EVAL_FLAGS) $(nx-on) --out-dir .nx/drv --if-changed .nx/hosts.jsonl || [ $$? = 1 ]
-	@ls .nx/drv | sed -n 's/\.jsonl$$//p; s/\.error$$//p' | sort -u | xargs echo NX_HOSTS = >$@.new
+	@ls .nx/drv | sed -n -e 's/\.jsonl$$//p' -e t -e 's/\.error$$//p' | sort -u | xargs echo NX_HOSTS = >$@.new
 	@if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 # A host that cannot be made has an error here, and its evaluation then; so this is
