@@ -41,8 +41,28 @@ func TestMain(m *testing.M) {
 		if err := build.Run(); err != nil {
 			panic(err)
 		}
+		if err := linkScripts(); err != nil {
+			panic(err)
+		}
 		return m.Run()
 	}())
+}
+
+// linkScripts puts the scripts that make install installs beside the tools.
+func linkScripts() error {
+	scripts, err := filepath.Glob("../scripts/nx-[a-mo-z]*") // not nx-new
+	if err != nil {
+		return err
+	}
+	for _, script := range scripts {
+		if script, err = filepath.Abs(script); err != nil {
+			return err
+		}
+		if err := os.Symlink(script, filepath.Join(bin, filepath.Base(script))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // A tool is one of the five and what must stand on its command line.

@@ -37,7 +37,8 @@ type board struct {
 	hosts  []*host // as they came
 	byName map[string]*host
 
-	began, now time.Time
+	began, now time.Time // the first event's, and the one of the picture
+	last       time.Time // the last event's
 	failed     int
 	log        string // where the events are kept
 }
@@ -136,9 +137,12 @@ func (b *board) note(e event) {
 	if e.time.After(b.now) {
 		b.now = e.time
 	}
+	if e.time.After(b.last) {
+		b.last = e.time
+	}
 	if e.tool == deployer && e.name == eventBegin {
 		*b = *newBoard(strings.Fields(record.OneLine(e.attr("stages")))...)
-		b.began, b.now, b.log = e.time, e.time, e.attr("log")
+		b.began, b.now, b.last, b.log = e.time, e.time, e.time, e.attr("log")
 		return
 	}
 	at := slices.IndexFunc(b.stages, func(s *stage) bool { return s.tool == e.tool })
@@ -508,14 +512,14 @@ func (b *board) summary() []string {
 			results["not reached"]++
 		}
 	}
-	if len(results) == 0 {
-		results["none"] = 0
+	lines := []string{fmt.Sprintf("%s in %s", plural(len(b.hosts), "host"), seconds(b.last.Sub(b.began)))}
+	if len(results) > 0 {
+		lines[0] += ": " + counted(results)
 	}
-	lines := []string{fmt.Sprintf("%s in %s: %s", plural(len(b.hosts), "host"), seconds(b.now.Sub(b.began)), counted(results))}
 	var times []string
 	for _, s := range b.stages {
 		if !s.began.IsZero() {
-			times = append(times, s.name+" "+seconds(s.took(0, b.now)))
+			times = append(times, s.name+" "+seconds(s.took(0, b.last)))
 		}
 	}
 	if len(times) > 0 {

@@ -44,7 +44,7 @@ func (p *Process) Watch(ctx context.Context, file string, follow bool) error {
 		w.console.level = max(w.console.level, slog.LevelWarn)
 		w.console.mu.Unlock()
 	}
-	if follow {
+	if w.now = follow; follow {
 		err = w.follow(p.stdin)
 	} else {
 		err = w.replay(ctx)
@@ -68,6 +68,7 @@ type watcher struct {
 	process *Process
 	console *console // nil where the events themselves are what stderr is to have
 	board   *board
+	now     bool // the tools are at work
 	in      *bufio.Reader
 	half    string // a line of which the end is not written yet
 }
@@ -180,9 +181,9 @@ func (w *watcher) take(line string) {
 		switch {
 		case e.tool == deployer:
 			return
-		case e.name == eventAsking:
+		case e.name == eventAsking && w.now:
 			w.pause(e.tool + ": " + e.attr("question"))
-		case e.name == eventAnswered:
+		case e.name == eventAnswered && w.now:
 			w.resume()
 		case w.console.picture != nil && e.host == "" && strings.Contains(e.name, stream.HostsFailed):
 			return // all five say it, and the summary
