@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -14,6 +16,7 @@ import (
 
 	"nx/pkg/network"
 	"nx/pkg/provision"
+	"nx/pkg/provision/keypair"
 	"nx/pkg/record"
 	"nx/pkg/state"
 	"nx/pkg/target"
@@ -22,11 +25,12 @@ import (
 // A sky is a cloud in memory, whose machines and resources have the properties of
 // their option "sky". It says what it was asked.
 type sky struct {
-	mu     sync.Mutex
-	things map[string]*skyThing // by id
-	asked  []string
-	cloud  map[string]error // by id: why nobody can see it
-	enter  func(op string)  // called in the middle of each operation
+	mu       sync.Mutex
+	things   map[string]*skyThing // by id
+	asked    []string
+	cloud    map[string]error // by id: why nobody can see it
+	identity string           // the file that lets into its machines
+	enter    func(op string)  // called in the middle of each operation
 }
 
 type skyThing struct {
@@ -122,7 +126,7 @@ func (s *sky) facts(id, name string) provision.Facts {
 		f.Properties[name] = v
 	}
 	f.Outputs, _ = json.Marshal(map[string]string{"privateIPv4": "10.0.0." + fmt.Sprint(len(name))})
-	f.Target = target.Target{Host: name + ".sky.example"}
+	f.Target = target.Target{Host: name + ".sky.example", IdentityFile: s.identity}
 	return f
 }
 
@@ -654,6 +658,32 @@ func TestPower(t *testing.T) {
 	if err := p.Switch(t.Context(), must[*record.Record](t)(record.NewHost("none")), provision.PowerOn); err == nil {
 		t.Error("a machine that was never made was started")
 	}
+}
+
+// Machines are reached with the key pair that lets them in, whatever that is called.
+func TestRenameKeyPair(t *testing.T) {
+	s := &sky{identity: provision.IdentityFile("admin")}
+	pair := provision.Thing{Ref: provision.Ref{Type: keypair.Type, Name: "admin"}, Provider: keypair.Type}
+	p := under(t, s, cloudy("web", `{}`), pair)
+	apply(t, p)
+	before := must[[]byte](t)(os.ReadFile(filepath.Join(p.Root, ".nx/id/admin")))
+	if err := p.Rename("sshKeyPairs.admin", "ops"); err != nil {
+		t.Fatal(err)
+	}
+	if after := must[[]byte](t)(os.ReadFile(filepath.Join(p.Root, ".nx/id/ops"))); !bytes.Equal(after, before) {
+		t.Error("the identity is another one")
+	}
+	wantText(t, "show writes", run(t, must[[]*record.Record](t)(p.All()), each(p.Show)), `"identityFile":".nx/id/ops"`)
+}
+
+// What a provider cannot say of a machine does not hide what is known of it.
+func TestCheckUnknown(t *testing.T) {
+	s := &sky{}
+	p := under(t, s, cloudy("web", `{}`))
+	apply(t, p)
+	s.cloud = map[string]error{"id-web": errors.New("no answer")}
+	wantText(t, "check writes", run(t, must[[]*record.Record](t)(p.All()), all(p.Check)),
+		`"target":{"host":"web.sky.example"},"machine":{"provider":"sky","id":"id-web","privateIPv4":"10.0.0.3"},"error":{"stage":"provision","message":"no answer"}`)
 }
 
 func TestRenameForgetImport(t *testing.T) {

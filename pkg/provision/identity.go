@@ -52,6 +52,9 @@ func (p *Provisioner) writeIdentity(e state.Entry) error {
 	}
 	has, err := os.ReadFile(file)
 	if err == nil && bytes.Equal(has, []byte(private)) {
+		if info, err := os.Stat(file); err == nil && info.Mode().Perm() == 0o600 {
+			return nil
+		}
 		return os.Chmod(file, 0o600)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -62,6 +65,29 @@ func (p *Provisioner) writeIdentity(e state.Entry) error {
 	}
 	if err := renameio.WriteFile(file, []byte(private), 0o600, renameio.WithStaticPermissions(0o600), renameio.WithTempDir(filepath.Dir(file))); err != nil {
 		return fmt.Errorf("write identity: %w", err)
+	}
+	return nil
+}
+
+// renameIdentity has the machines that a key pair lets in reached with the file of its
+// new name, which is beside the old one until all of them are. The old one is left to
+// records that were written before.
+func (p *Provisioner) renameIdentity(keyPair state.Entry, name string) error {
+	old := IdentityFile(keyPair.Name)
+	keyPair.Name = name
+	if err := p.writeIdentity(keyPair); err != nil {
+		return err
+	}
+	for _, e := range p.State.Entries(state.Machines) {
+		to, err := readTarget(e.Target)
+		if err != nil || to.IdentityFile != old {
+			continue
+		}
+		to.IdentityFile = IdentityFile(name)
+		e.Target = asJSON(to)
+		if err := p.put(e); err != nil {
+			return err
+		}
 	}
 	return nil
 }

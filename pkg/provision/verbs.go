@@ -83,6 +83,12 @@ func (p *Provisioner) Check(ctx context.Context, hosts []*record.Record, everyth
 			err := failures[ref]
 			if err == nil {
 				err = p.check(ctx, r, before)
+			} else if e, ok := before[ref]; ok {
+				e.State = "" // it is not known
+				t, _ := p.thing(ref)
+				if ferr := p.fillMade(r, t, e); ferr != nil {
+					err = ferr
+				}
 			}
 			if err != nil {
 				r.Fail(record.Provision, err)
@@ -377,6 +383,12 @@ func (p *Provisioner) Rename(old, name string) error {
 	}
 	if _, ok := p.State.Get(to.Type, to.Name); ok {
 		return fmt.Errorf("rename %s: %s is there already", old, to)
+	}
+	e, _ := p.State.Get(ref.Type, ref.Name)
+	if _, ok := e.Secrets[PrivateKey]; ok {
+		if err := p.renameIdentity(e, to.Name); err != nil {
+			return fmt.Errorf("rename %s: %w", old, err)
+		}
 	}
 	return p.State.Rename(ref.Type, ref.Name, to.Name)
 }
