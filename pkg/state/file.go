@@ -40,6 +40,10 @@ func (f *local) String() string { return f.name }
 func (f *local) get(context.Context) (object, error) {
 	in, err := os.Open(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
+		// What is behind it may be out of reach only now: all would be made again.
+		if to, lerr := os.Readlink(f.path); lerr == nil {
+			return object{}, &hinted{fmt.Errorf("it is a link to %s, and nothing is there", to), "mount what should be there; for a new state, remove the link or name the file with --state"}
+		}
 		return object{}, nil
 	}
 	if err != nil {

@@ -234,6 +234,22 @@ func TestLink(t *testing.T) {
 	}
 }
 
+// A link that leads nowhere is no new state: what it led to may be on a disk that is
+// not mounted.
+func TestLinkToNothing(t *testing.T) {
+	link := filepath.Join(t.TempDir(), "state.json")
+	if err := os.Symlink("/nonexistent/state.json", link); err != nil {
+		t.Fatal(err)
+	}
+	_, opened := Open(t.Context(), link, Options{})
+	_, read := Read(t.Context(), link, Options{})
+	for _, err := range []error{opened, read} {
+		if err == nil || !strings.HasSuffix(err.Error(), "it is a link to /nonexistent/state.json, and nothing is there") || !strings.Contains(hintOf(err), "mount") {
+			t.Errorf("%v (hint %q)", err, hintOf(err))
+		}
+	}
+}
+
 // The lock of a file is the kernel's, which no one can take away. If its file is, writing
 // is refused.
 func TestFileLock(t *testing.T) {

@@ -357,6 +357,8 @@ func (b *bucket) explain(ctx context.Context, err error) error {
 		hint = "renew the credentials, as with aws sso login"
 	case "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken":
 		hint = "correct the credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or those of AWS_PROFILE"
+	case "RequestTimeTooSkewed":
+		hint = "set this computer's clock"
 	case "NoSuchBucket":
 		hint = "make the bucket, best with versioning, or correct its name"
 	case "PermanentRedirect", "AuthorizationHeaderMalformed":

@@ -209,6 +209,7 @@ func TestBucketRefused(t *testing.T) {
 		want, wantHint string
 	}{
 		{"denied", 403, "AccessDenied", "Access Denied", "AccessDenied: Access Denied", "s3:ListBucket for bucket shop"},
+		{"another time", 403, "RequestTimeTooSkewed", "The difference is too large.", "RequestTimeTooSkewed: The difference is too large.", "this computer's clock"},
 		{"expired", 400, "ExpiredToken", "The provided token has expired.", "ExpiredToken: The provided token has expired.", "aws sso login"},
 		{"unknown key", 403, "InvalidAccessKeyId", "The AWS Access Key Id\nyou provided does not exist", "InvalidAccessKeyId: The AWS Access Key Id you provided does not exist", "correct the credentials"},
 		{"no bucket", 404, "NoSuchBucket", "The specified bucket does not exist", "NoSuchBucket: The specified bucket does not exist", "make the bucket"},
