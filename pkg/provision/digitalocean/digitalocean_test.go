@@ -5,12 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"net"
+	"net/http"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -171,6 +175,52 @@ func TestRefusals(t *testing.T) {
 			})
 		})
 	}
+}
+
+// away is an API that nobody can connect to; after that many requests that do not get
+// through for another reason.
+type away struct{ lost int }
+
+func (a *away) RoundTrip(*http.Request) (*http.Response, error) {
+	if a.lost > 0 {
+		a.lost--
+		return nil, io.ErrUnexpectedEOF
+	}
+	return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+}
+
+// TestUnreachable holds that what was asked of nobody is known not to be made, and that
+// what somebody may have heard is not.
+func TestUnreachable(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		away    away
+		notMade bool
+		want    string
+	}{
+		{"from the first", away{0}, true, "dial tcp: connection refused"},
+		{"from the second", away{1}, false, "unexpected EOF"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, dofake.Options{})
+				_, err := w.provider(&tt.away).Create(t.Context(), work(t, w.provider(&tt.away), w.machine("web1", map[string]any{"vpc": "", "volumes": nil})))
+				if err == nil || !strings.HasSuffix(err.Error(), tt.want) || errors.Is(err, provision.ErrNotMade) != tt.notMade {
+					t.Errorf("droplet: got %v", err)
+				}
+			})
+		})
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, dofake.Options{})
+		keys := w.provider(&away{}).Keys()
+		key := provision.Thing{Ref: provision.Ref{Type: digitalocean.KeyType, Name: "k"}, Provider: digitalocean.KeyType,
+			Config: json.RawMessage(`{"keyPair":{"resource":{"type":"sshKeyPairs","name":"k"},"id":"k","outputs":{"publicKey":"` + publicKey + `"}}}`)}
+		_, err := keys.Create(t.Context(), &provision.Work{Known: provision.Known{Thing: key, Token: "nx-t"}})
+		if want := "find ssh key k: ask DigitalOcean: dial tcp: connection refused"; err == nil || err.Error() != want || !errors.Is(err, provision.ErrNotMade) {
+			t.Errorf("key: got %v, want %s", err, want)
+		}
+	})
 }
 
 // TestAuthToken holds that the network may have the token, and the environment's wins.

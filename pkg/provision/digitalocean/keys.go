@@ -93,7 +93,10 @@ func (m *keys) Create(ctx context.Context, w *provision.Work) (provision.Facts, 
 	}
 	fingerprint := ssh.FingerprintLegacyMD5(parsed) // what the API calls one
 	found, _, err := c.api.Keys.GetByFingerprint(ctx, fingerprint)
-	if status(err) == http.StatusNotFound {
+	if err != nil && status(err) != http.StatusNotFound {
+		return provision.Facts{}, notMade{c.explain(err, "find ssh key %s", w.Name)}
+	}
+	if err != nil {
 		var refused error
 		found, _, refused = c.api.Keys.Create(ctx, &godo.KeyCreateRequest{Name: keyName(w.Known), PublicKey: public})
 		if err = refused; status(err) == http.StatusUnprocessableEntity {

@@ -3,10 +3,12 @@ package digitalocean
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -39,22 +41,25 @@ type transport struct {
 // given up on when its context ends but only while it waits for its turn: whoever asked
 // for something has to see what became of it.
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	sent := false
 	for attempt := 1; ; {
 		if err := t.turn(r.Context()); err != nil {
-			return nil, &unsentError{err}
+			return nil, whether(sent, err)
 		}
 		resp, err := t.once(r)
-		switch {
-		case err == nil && resp.StatusCode == http.StatusTooManyRequests:
+		if err == nil && resp.StatusCode == http.StatusTooManyRequests {
 			t.hold(resp.Header)
 			continue // it had no effect, so it may always be made again
+		}
+		sent = sent || !unconnected(err)
+		switch {
 		case attempt == attempts || !repeatable(r) || r.Context().Err() != nil:
-			return resp, err
+			return resp, whether(sent, err)
 		case err == nil && resp.StatusCode < http.StatusInternalServerError:
 			return resp, nil
 		}
 		if err := pause(r.Context(), time.Second<<(attempt-1)); err != nil {
-			return nil, err
+			return nil, whether(sent, err)
 		}
 		attempt++
 	}
@@ -64,6 +69,21 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 type unsentError struct{ error }
 
 func (e *unsentError) Unwrap() error { return e.error }
+
+// whether returns err as that of a request that may have had an effect if it was sent.
+func whether(sent bool, err error) error {
+	if sent || err == nil {
+		return err
+	}
+	return &unsentError{err}
+}
+
+// unconnected tells whether a request failed before there was anybody to send it to.
+func unconnected(err error) bool {
+	var at *net.OpError
+	var other *tls.CertificateVerificationError
+	return errors.As(err, &at) && at.Op == "dial" || errors.As(err, &other)
+}
 
 func unsent(err error) bool {
 	var e *unsentError
