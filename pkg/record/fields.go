@@ -34,7 +34,7 @@ var fields = []struct {
 	stage Stage
 	keys  []string
 }{
-	{Provision, []string{"machine", "change", "drift"}},
+	{Provision, []string{"machine", "outputs", "change", "drift"}},
 	{Eval, []string{"system", "drvPath", "deployment"}},
 	{Build, []string{"plan", "storePath", "closure"}},
 	{Copy, []string{"copied"}},

@@ -82,23 +82,42 @@ func (p *Provider) run(ctx context.Context, w *provision.Work) (provision.Facts,
 		return provision.Facts{}, err
 	}
 	defer os.RemoveAll(out)
-	var said, complaint bytes.Buffer
+	var said output
+	var complaint bytes.Buffer
 	cmd := exec.CommandContext(ctx, "/bin/sh", "-c", script)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = p.Root, &said, &complaint
 	cmd.Env = append(os.Environ(), "out="+out)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
-	if err := cmd.Run(); err != nil {
+	err = cmd.Run()
+	if len(said.text) > maxOutput {
+		return provision.Facts{}, fmt.Errorf("what it prints is longer than %d bytes", maxOutput)
+	}
+	if err != nil {
 		if lines := strings.Split(strings.TrimSpace(complaint.String()), "\n"); lines[0] != "" {
 			err = fmt.Errorf("%w: %s", err, lines[len(lines)-1])
 		}
 		return provision.Facts{}, err
 	}
-	if !utf8.Valid(said.Bytes()) {
+	if !utf8.Valid(said.text) {
 		return provision.Facts{}, errors.New("what it prints is no UTF-8")
 	}
-	outputs, err := json.Marshal(map[string]string{"value": said.String()})
+	outputs, err := json.Marshal(map[string]string{"value": string(said.text)})
 	return provision.Facts{ID: w.Name, State: provision.Up, Outputs: outputs}, err
+}
+
+// maxOutput is how many bytes a script may print: records have room for no more.
+const maxOutput = 256 << 10
+
+// An output keeps what is written to it, and takes no more when that is too long.
+type output struct{ text []byte }
+
+func (o *output) Write(b []byte) (int, error) {
+	if len(o.text) > maxOutput {
+		return 0, errors.New("too long")
+	}
+	o.text = append(o.text, b...)
+	return len(b), nil
 }
 
 // Read has nobody to ask: a value is what it was when the script was run.

@@ -92,6 +92,7 @@ func TestOutput(t *testing.T) {
 		{"in $out", `echo kept >$out/x; cat $out/x`, `{"value":"kept\n"}`, ""},
 		{"where it runs", `pwd`, `{"value":"` + p.Root + `\n"}`, ""},
 		{"no text", `printf '\377'`, "", "what it prints is no UTF-8"},
+		{"without an end", `yes`, "", "what it prints is longer than 262144 bytes"},
 		{"an error", `echo one >&2; echo two >&2; exit 3`, "", "exit status 3: two"},
 	}
 	for _, tt := range tests {
