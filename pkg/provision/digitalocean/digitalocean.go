@@ -342,10 +342,14 @@ func (p *Provider) Create(ctx context.Context, w *provision.Work) (provision.Fac
 	if err := w.Remember(provision.Facts{ID: strconv.Itoa(d.ID)}); err != nil {
 		return provision.Facts{}, err
 	}
-	if !ready(d) {
-		if d, err = c.await(ctx, d.ID, action, ready); err != nil {
-			return provision.Facts{}, fmt.Errorf("create droplet %s: %w", w.Name, err)
-		}
+	switch {
+	case d.Status == "off": // it was made before, and somebody has stopped it
+		d, err = c.powerOn(ctx, d)
+	case !ready(d):
+		d, err = c.await(ctx, d.ID, action, ready)
+	}
+	if err != nil {
+		return provision.Facts{}, fmt.Errorf("create droplet %s: %w", w.Name, err)
 	}
 	volumes, err := c.volumes(ctx, v.Region, v.Volumes)
 	if err == nil && again {

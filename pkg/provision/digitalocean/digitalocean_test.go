@@ -177,6 +177,27 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestStoppedMeanwhile holds that a droplet which was being made, and which somebody has
+// stopped since, is started.
+func TestStoppedMeanwhile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, dofake.Options{})
+		p := w.provider(w.api.Transport())
+		in := work(t, p, w.machine("web1", nil))
+		if _, err := p.Create(t.Context(), in); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := p.Stop(t.Context(), in.Known); err != nil {
+			t.Fatal(err)
+		}
+		in.Again = true
+		f, err := p.Create(t.Context(), in)
+		if d := w.api.Droplets(); err != nil || f.State != provision.Up || len(d) != 1 || d[0].Status != "active" {
+			t.Errorf("got %+v, %v, droplets %+v", f, err, d)
+		}
+	})
+}
+
 // away is an API that nobody can connect to; after that many requests that do not get
 // through for another reason.
 type away struct{ lost int }
