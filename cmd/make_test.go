@@ -147,7 +147,7 @@ func TestMake(t *testing.T) {
 `
 	}
 	web := func(greeting string) string { return `{ environment.etc.greeting.text = "` + greeting + `"; }` + "\n" }
-	d := deploy(t, map[string]string{"Makefile": makefile(t), "network.nix": network(""), "web.nix": web("morning"), "secret.nix": `"first "`})
+	d := deploy(t, map[string]string{"Makefile": makefile(t) + "first: deploy-web1\n", "network.nix": network(""), "web.nix": web("morning"), "secret.nix": `"first "`})
 	c := takeCensus(t)
 	mk := func(args ...string) made { t.Helper(); return c.make(d, args...) }
 	const all = "db host.with.dots web1 web2"
@@ -189,7 +189,7 @@ func TestMake(t *testing.T) {
 	mk("-n", "-j8", "deploy").wantNothing(t, "-n")
 	mk("-j8", "build").want(t, "building only", 0, "built web1 web2", "nx-build 2")
 	greets(map[string]string{"web1": "morning", "web2": "morning"})
-	mk("deploy-web1").want(t, "one host", 0, "copied web1; activated web1", "nx-copy 1, nx-activate 1")
+	mk("first").want(t, "one host, by a goal of the user's", 0, "copied web1; activated web1", "nx-copy 1, nx-activate 1")
 	greets(map[string]string{"web1": "evening", "web2": "morning"})
 	mk("deploy", "HOSTS=db web1").wantNothing(t, "hosts that are done")
 	if m := mk("deploy", "HOSTS=web% nosuch"); m.status != 2 || m.did != "" || !strings.Contains(m.stderr, `selector "nosuch" matches no host`) {
@@ -275,7 +275,7 @@ func TestMakeGoesOn(t *testing.T) {
   good = { };
   one = { pkgs, ... }: { ` + one + ` };
   two = { pkgs, ... }: { ` + two + ` };
-  three = { pkgs, ... }: { ` + three + ` };
+  three = { pkgs, ... }: { deployment.tags = [ "canary" ]; ` + three + ` };
 ` + more + `}
 `
 	}
@@ -310,20 +310,17 @@ func TestMakeGoesOn(t *testing.T) {
 	mk("-k", "-j8", "deploy").want(t, "two are mended", 2, "built one three; copied one three; activated one three", "nx-build 2, nx-copy 2, nx-activate 2")
 	d.write("network.nix", network("", "", "", ""))
 
-	// Waves are those of all hosts; what was not reached is for the next make.
+	// Waves are those of all hosts; those that were not reached are for the next make.
 	if r := d.sh("touch .nx/drv/*.jsonl"); r.status != 0 {
 		t.Fatalf("%+v", r)
 	}
 	d.write("network.nix", network("", "", stubborn, ""))
-	m = mk("-k", "-j8", "deploy", "NX_ACTIVATE_FLAGS=--canary 1 --order-by-tags none")
-	if m.status != 2 || !strings.Contains(m.runs, "nx-activate 4") {
-		t.Errorf("waves: %+v", m)
+	m = mk("-k", "-j8", "deploy", "NX_ACTIVATE_FLAGS=--canary 1 --order-by-tags canary")
+	if m.status != 2 || !strings.HasSuffix(m.runs, "nx-activate 4") || strings.Contains(m.did, "activated") {
+		t.Errorf("a canary that does not hold: %+v", m)
 	}
 	d.write("network.nix", network("", "", "", ""))
-	m = mk("-k", "-j8", "deploy")
-	if m.status != 0 {
-		t.Errorf("the rest: %+v", m)
-	}
+	mk("-k", "-j8", "deploy").want(t, "the rest", 0, "built three; copied three; activated good one three two", "nx-build 1, nx-copy 1, nx-activate 4")
 	mk("-k", "-j8", "deploy").wantNothing(t, "all are well")
 
 	// What was collected as garbage is named, with the file to make again. A derivation

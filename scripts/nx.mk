@@ -15,13 +15,21 @@
 # It takes GNU make 4.3, jq and flock.
 
 NETWORK ?= network.nix
-# More arguments: for all that read the network (-I, --arg, --state, …), then for each tool.
+HOSTS ?=
+NX_HOSTS ?=
+# More arguments: of all that read the network (-I, --arg, --state, …), of each tool, and
+# of what the goals below run.
 NX_FLAGS ?=
 NX_PROVISION_FLAGS ?=
 NX_EVAL_FLAGS ?=
 NX_BUILD_FLAGS ?=
 NX_COPY_FLAGS ?=
 NX_ACTIVATE_FLAGS ?=
+NX_PLAN_FLAGS ?=
+NX_DIFF_FLAGS ?=
+NX_STATUS_FLAGS ?=
+NX_ROLLBACK_FLAGS ?=
+NX_DESTROY_FLAGS ?=
 # What deploy does: switch, boot or test.
 NX_ACTION ?= switch
 # The network is evaluated for every goal but these; a Makefile may add its own.
@@ -36,7 +44,7 @@ nx-files = $(or $(wildcard $(NX_HOSTS:%=.nx/$1/%.jsonl)),$(error no host is in .
 .PHONY: plan build copy deploy keys diff status rollback destroy nx-always
 
 plan:
-	nx-provision plan $(nx-network) $(nx-on)
+	nx-provision plan $(nx-network) $(NX_PLAN_FLAGS) $(nx-on)
 	@[ ! -e .nx/hosts.jsonl ] || nx-eval -q $(nx-network) $(NX_EVAL_FLAGS) $(nx-on) .nx/hosts.jsonl | nx-build --dry-run $(NX_BUILD_FLAGS)
 
 # Which hosts there are decides what depends on what, so it is found out while make
