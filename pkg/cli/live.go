@@ -59,6 +59,9 @@ func (l *live) note(host, event string, detail bool, attrs []string) {
 		}
 		return
 	}
+	if l.all == 0 && detail {
+		return // what is found out about the network's hosts, before any is read, is no step of theirs
+	}
 	if slices.ContainsFunc(attrs, func(a string) bool { return strings.HasPrefix(a, "took ") }) {
 		if i >= 0 {
 			l.working = slices.Delete(l.working, i, i+1)

@@ -172,6 +172,8 @@ func TestLiveLine(t *testing.T) {
 			return errors.New("broken off")
 		}, "nx-test: error: web1: no\nnx-test: hint: say yes\ndb> one\ndb> two\nanother: a line\nnx-test: error: broken off\n"},
 		{"all done", nil, nil, func(p *Process, see func(string)) error {
+			p.Log.Debug("changed since it was evaluated", "host", "a")
+			see("")
 			p.Log.Debug(stream.EventRead, "host", "a")
 			p.Log.Info("evaluating", "host", "a")
 			p.Log.Info("evaluated", "host", "a")

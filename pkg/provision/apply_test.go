@@ -236,6 +236,18 @@ func TestApplyInOrder(t *testing.T) {
 	}
 }
 
+// Who watches sees how far the work is, though records come at the end.
+func TestApplyTells(t *testing.T) {
+	var said bytes.Buffer
+	p := under(t, &sky{}, cloudy("web", `{"net":`+toNet+`}`), net("lan", `{}`))
+	p.Log = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug - 4}))
+	apply(t, p)
+	wantText(t, "apply says", said.String(), "msg=making done=0 all=2\n", "msg=making done=1 all=2\n", "msg=making done=2 all=2\n")
+	said.Reset()
+	run(t, must[[]*record.Record](t)(p.Made()), all(p.Destroy))
+	wantText(t, "destroy says", said.String(), "msg=destroying done=0 all=2\n", "msg=destroying done=2 all=2\n")
+}
+
 // What does not depend on each other is made at the same time, whatever it is.
 func TestApplyAtOnce(t *testing.T) {
 	var arrived sync.WaitGroup

@@ -123,6 +123,7 @@ func (g *graph) work(ctx context.Context, ensure func(context.Context, Thing) er
 	slots := make(chan struct{}, max(g.p.Jobs, 1))
 	active := 0
 	for {
+		g.tell(ctx)
 		for _, ref := range slices.SortedFunc(maps.Keys(g.nodes), compareRefs) {
 			n := g.nodes[ref]
 			if n.state != waiting || ctx.Err() != nil {
@@ -172,6 +173,22 @@ func (g *graph) work(ctx context.Context, ensure func(context.Context, Thing) er
 		}
 	}
 	g.giveUp(ctx)
+	g.tell(ctx)
+}
+
+// tell says how far the work is, for who watches: records are written when nothing more
+// is learned.
+func (g *graph) tell(ctx context.Context) {
+	doing, ended := "making", 0
+	if g.destroys {
+		doing = "destroying"
+	}
+	for _, n := range g.nodes {
+		if n.state == done || n.state == failed {
+			ended++
+		}
+	}
+	g.p.log().Log(ctx, watching, doing, "done", ended, "all", len(g.nodes))
 }
 
 // ready tells whether all that n needs is there. An error says that it will not be. Over

@@ -675,6 +675,9 @@ func (p *Provisioner) put(e state.Entry) error {
 
 func (p *Provisioner) delete(ref Ref) error { return p.State.Delete(ref.Type, ref.Name) }
 
+// watching is the level of what is for who watches, below all that is written down.
+const watching = slog.LevelDebug - 4
+
 // step announces what is done with a thing, and each second how long that has taken,
 // until what it returns is called.
 func (p *Provisioner) step(ref Ref, a Action) (end func(error)) {
@@ -691,8 +694,7 @@ func (p *Provisioner) step(ref Ref, a Action) (end func(error)) {
 		for {
 			select {
 			case <-tick.C:
-				// Below all that is written down: it is for who watches.
-				log.Log(context.Background(), slog.LevelDebug-4, doing, "elapsed", int(time.Since(began).Seconds()))
+				log.Log(context.Background(), watching, doing, "elapsed", int(time.Since(began).Seconds()))
 			case <-ended:
 				return
 			}
