@@ -78,6 +78,9 @@ const (
 	deployer    = "nx-deploy"
 	eventBegin  = "begin" // stages: the tools, parted by spaces; log: where the events are kept
 	eventResult = "activated"
+
+	// A host that is left out as was wished is told of by a warning that begins so.
+	resultSkipped = "skipped"
 )
 
 func newBoard(tools ...string) *board {
@@ -165,8 +168,9 @@ func (b *board) note(e event) {
 		return
 	}
 	h := b.byName[e.host]
+	skips := e.level == slog.LevelWarn && strings.HasPrefix(e.name, resultSkipped)
 	if h == nil {
-		if e.name != stream.EventRead {
+		if e.name != stream.EventRead && !skips {
 			return // a resource, or a machine that is not among the hosts to deploy
 		}
 		h = &host{name: e.host}
@@ -189,10 +193,9 @@ func (b *board) note(e event) {
 		}
 		h.at, h.phase = at, through
 		s.ended = e.time
+	case skips:
+		h.at, h.phase, h.result = at, through, resultSkipped
 	case e.name == "output" || e.level >= slog.LevelWarn:
-		if strings.HasPrefix(e.name, "skipped") {
-			h.result = "skipped"
-		}
 	case h.phase == through && h.at == at:
 		// said behind the work
 	default:
@@ -237,7 +240,7 @@ func (s *stage) took(all int, now time.Time) time.Duration {
 
 // finished tells whether nothing is left to do with the host.
 func (b *board) finished(h *host) bool {
-	return h.phase == through && h.at == len(b.stages)-1
+	return h.phase == through && (h.at == len(b.stages)-1 || h.result == resultSkipped)
 }
 
 // Colours, as SGR has them.
@@ -452,6 +455,8 @@ func (b *board) marks(h *host) line {
 	for i := range b.stages {
 		p := part{text: " "}
 		switch {
+		case i == h.at && h.result == resultSkipped:
+			p = part{"–", faint}
 		case i < h.at || i == h.at && h.phase == through:
 			p = part{"✓", green}
 		case i > h.at:
