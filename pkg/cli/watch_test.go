@@ -35,8 +35,6 @@ const three = `{"time":"2026-01-02T03:04:05Z","level":"info","event":"begin","to
 {"time":"2026-01-02T03:04:05.06Z","level":"info","event":"evaluated","tool":"nx-eval","host":"web1","drv":"/nix/store/x.drv"}
 {"time":"2026-01-02T03:04:05.07Z","level":"debug","event":"written","tool":"nx-eval","host":"web1"}
 panic: what no tool should say
-{"time":"2026-01-02T03:04:05.08Z","level":"debug","event":"asking","tool":"nx-build","question":"password of sudo on the hosts:"}
-{"time":"2026-01-02T03:04:05.09Z","level":"debug","event":"answered","tool":"nx-build"}
 {"time":"2026-01-02T03:04:05.1Z","level":"info","event":"built","tool":"nx-build","host":"web1"}
 {"time":"2026-01-02T03:04:05.11Z","level":"debug","event":"written","tool":"nx-build","host":"web1"}
 {"time":"2026-01-02T03:04:05.12Z","level":"error","event":"1 of 2 hosts failed: db (eval)","tool":"nx-build"}
