@@ -513,6 +513,8 @@ func (b *board) summary() []string {
 			results[h.result]++
 		case b.finished(h):
 			results["done"]++
+		case h.phase == working:
+			results["left in work"]++
 		default:
 			results["not reached"]++
 		}
@@ -537,6 +539,9 @@ func (b *board) summary() []string {
 	}
 	if b.log != "" {
 		lines = append(lines, "log: "+record.OneLine(b.log))
+		if b.failed > 0 {
+			lines = append(lines, "hint: the logs of what failed: jq -r 'select(.error).error.log' "+record.OneLine(b.log)+"/records.jsonl")
+		}
 	}
 	return lines
 }

@@ -44,6 +44,7 @@ const summary = `nx-deploy: 2 hosts in 0s: 1 done, 1 failed
 nx-deploy: time: eval 0s, build 0s
 nx-deploy: failed: db (eval): evaluate configuration: no
 nx-deploy: log: .nx/log/x
+nx-deploy: hint: the logs of what failed: jq -r 'select(.error).error.log' .nx/log/x/records.jsonl
 `
 
 // Elsewhere than on a terminal, and with -v, each event is the line that its tool would
