@@ -495,11 +495,37 @@ func TestDestroyFails(t *testing.T) {
 	}), "stop machine: to destroy it was begun and not seen to end")
 }
 
+// Who is interrupted is told what is not known, and goes on with it the next time.
+func TestDestroyInterrupted(t *testing.T) {
+	ctx, stop := context.WithCancelCause(t.Context())
+	s := &sky{}
+	p := under(t, s, cloudy("web", `{}`))
+	apply(t, p)
+	s.enter = func(string) { stop(errors.New("interrupted")) }
+	p.Machines["sky"] = stubborn{s}
+	for _, r := range must[[]*record.Record](t)(p.Made()) {
+		err := p.Destroy(ctx, []*record.Record{r}, true, func(r *record.Record) {
+			wantText(t, "destroy writes", string(r.Bytes()), `"message":"destroy web: it may be there or not: destroy: it is locked"`)
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	p.Machines["sky"] = s
+	if e, _ := p.State.Get(state.Machines, "web"); e.Intent != "destroy" {
+		t.Errorf("remembered is %+v", e)
+	}
+	if run(t, must[[]*record.Record](t)(p.Made()), all(p.Destroy)); len(p.State.All()) != 0 {
+		t.Errorf("remembered are %v", p.State.All())
+	}
+}
+
 // stubborn destroys all but web.
 type stubborn struct{ *sky }
 
 func (s stubborn) Destroy(ctx context.Context, k provision.Known) error {
 	if k.Name == "web" {
+		s.ask("destroy", k.Name).mu.Unlock()
 		return errors.New("destroy: it is locked")
 	}
 	return s.sky.Destroy(ctx, k)

@@ -40,6 +40,23 @@ func (e *unfinishedError) Hint() string {
 	return hint
 }
 
+// An interruptedError is that of a destruction which was told to end, and of which it is
+// not known how far it came.
+type interruptedError struct {
+	ref   Ref
+	cause error
+}
+
+func (e *interruptedError) Error() string {
+	return fmt.Sprintf("destroy %s: it may be there or not: %v", e.ref, e.cause)
+}
+
+func (e *interruptedError) Unwrap() error { return e.cause }
+
+func (e *interruptedError) Hint() string {
+	return "it is remembered: run the same again, which goes on with it"
+}
+
 // An inUseError is that of something that cannot go because another needs it.
 type inUseError struct{ user Ref }
 

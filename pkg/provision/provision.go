@@ -389,6 +389,9 @@ func (p *Provisioner) destroy(ctx context.Context, maker Maker, t Thing, e state
 		return err
 	}
 	if err := maker.Destroy(ctx, p.known(t, e)); err != nil {
+		if ctx.Err() != nil {
+			return &interruptedError{t.Ref, err}
+		}
 		return err
 	}
 	if err := p.removeIdentity(e); err != nil {
