@@ -684,6 +684,8 @@ func TestPower(t *testing.T) {
 	p := under(t, s, cloudy("web", `{}`))
 	apply(t, p)
 	s.questions()
+	var said bytes.Buffer
+	p.Log = slog.New(slog.NewTextHandler(&said, nil))
 	for what, want := range map[provision.Power]string{provision.PowerOff: "stopped", provision.Restart: "up", provision.PowerOn: "up"} {
 		r := must[*record.Record](t)(record.NewHost("web"))
 		if err := p.Switch(t.Context(), r, what); err != nil || r.Get("machine").Get("state").String() != want {
@@ -693,6 +695,7 @@ func TestPower(t *testing.T) {
 			t.Errorf("%s asked the sky to %q", what, q)
 		}
 	}
+	wantText(t, "they say", said.String(), "msg=stopping host=web", "msg=stopped host=web took=", "msg=rebooted host=web took=", "msg=started host=web took=")
 	if err := p.Switch(t.Context(), must[*record.Record](t)(record.NewHost("none")), provision.PowerOn); err == nil {
 		t.Error("a machine that was never made was started")
 	}

@@ -227,7 +227,7 @@ func (p *Provisioner) ensure(ctx context.Context, t Thing) (err error) {
 		return &refusedError{c}
 	}
 	if c.Action != Nothing {
-		end := p.step(t.Ref, c.Action)
+		end := p.step(t.Ref, actionWords[c.Action])
 		defer func() { end(err) }()
 	}
 	begun := c.Action == Create && e.Intent == creating || c.Action == Update && e.Intent == updating
@@ -459,7 +459,7 @@ func (p *Provisioner) destroyInOrder(ctx context.Context, entries []state.Entry,
 		if err != nil {
 			return err
 		}
-		end := p.step(t.Ref, Destroy)
+		end := p.step(t.Ref, actionWords[Destroy])
 		err = p.destroy(ctx, maker, t, byRef[t.Ref])
 		end(err)
 		return err
@@ -678,15 +678,22 @@ func (p *Provisioner) put(e state.Entry) error {
 
 func (p *Provisioner) delete(ref Ref) error { return p.State.Delete(ref.Type, ref.Name) }
 
+// words are what an action is called while it is done, and when it was.
+type words struct{ doing, did string }
+
+var (
+	actionWords = map[Action]words{Create: {"creating", "created"}, Update: {"changing", "changed"}, Replace: {"replacing", "replaced"},
+		Start: {"starting", "started"}, Destroy: {"destroying", "destroyed"}}
+	powerWords = map[Power]words{PowerOn: {"starting", "started"}, PowerOff: {"stopping", "stopped"}, Restart: {"rebooting", "rebooted"}}
+)
+
 // watching is the level of what is for who watches, below all that is written down.
 const watching = slog.LevelDebug - 4
 
 // step announces what is done with a thing, and each second how long that has taken,
 // until what it returns is called.
-func (p *Provisioner) step(ref Ref, a Action) (end func(error)) {
-	words := map[Action][2]string{Create: {"creating", "created"}, Update: {"changing", "changed"}, Replace: {"replacing", "replaced"},
-		Start: {"starting", "started"}, Destroy: {"destroying", "destroyed"}}
-	doing, did := words[a][0], words[a][1]
+func (p *Provisioner) step(ref Ref, w words) (end func(error)) {
+	doing, did := w.doing, w.did
 	log := p.log().With("host", ref.String())
 	log.Info(doing)
 	began := time.Now()

@@ -338,8 +338,9 @@ func (p *Provisioner) Switch(ctx context.Context, r *record.Record, what Power) 
 		return &halfError{what, e}
 	}
 	do := map[Power]func(context.Context, Known) (Facts, error){PowerOn: powered.Start, PowerOff: powered.Stop, Restart: powered.Reboot}[what]
-	p.log().Info(map[Power]string{PowerOn: "starting", PowerOff: "stopping", Restart: "rebooting"}[what], "host", r.Name())
+	end := p.step(ref, powerWords[what])
 	facts, err := do(ctx, p.known(t, e))
+	end(err)
 	if err != nil {
 		return fmt.Errorf("%s machine: %w", what, err)
 	}
