@@ -752,6 +752,15 @@ func TestRenameForgetImport(t *testing.T) {
 	if _, err := p.Import(t.Context(), "sky", "id-none", "www", nil); err == nil || !strings.Contains(err.Error(), "sky has no id-none") {
 		t.Errorf("import of what is not there: %v", err)
 	}
+	if _, err := p.Import(t.Context(), "sky", "id-web", "www", []string{"SHA256:x"}); err == nil || !strings.Contains(err.Error(), `"SHA256:x" is no`) {
+		t.Errorf("import with a fingerprint for a key: %v", err)
+	}
+	if _, err := p.Import(t.Context(), keypair.Type, "admin", "admin", nil); err == nil || !strings.Contains(err.Error(), "sshKeyPairs has no admin") {
+		t.Errorf("import of a key pair that is nowhere: %v", err)
+	}
+	if n := len(p.State.All()); n != 1 {
+		t.Errorf("%d are remembered", n)
+	}
 	r, err := p.Import(t.Context(), "sky", "id-web", "www", []string{"ssh-ed25519 AAAA"})
 	if err != nil {
 		t.Fatal(err)

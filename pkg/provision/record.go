@@ -212,7 +212,7 @@ func withHostKeys(e state.Entry, keys ...string) (state.Entry, error) {
 	}
 	t.HostKeys = keys
 	e.Target = asJSON(t)
-	return e, nil
+	return e, t.Validate()
 }
 
 // wayTo is how a machine that was made is reached: as its provider says, at the port

@@ -120,10 +120,15 @@ func (o *output) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Read has nobody to ask: a value is what it was when the script was run.
+// Read has nobody to ask: a value is what it was when the script was run, and nowhere
+// when it is not remembered.
 func (*Provider) Read(_ context.Context, known []provision.Known, tell func(int, provision.Facts, error)) {
-	for i := range known {
-		tell(i, provision.Facts{State: provision.Up}, nil)
+	for i, k := range known {
+		f := provision.Facts{State: provision.Up}
+		if len(k.Outputs) == 0 {
+			f.State = provision.Missing
+		}
+		tell(i, f, nil)
 	}
 }
 

@@ -48,10 +48,14 @@ func (Provider) Update(context.Context, *provision.Work, []provision.Difference)
 	return provision.Facts{}, nil
 }
 
-// Read has nobody to ask.
+// Read has nobody to ask: what is not remembered is nowhere.
 func (Provider) Read(_ context.Context, known []provision.Known, tell func(int, provision.Facts, error)) {
-	for i := range known {
-		tell(i, provision.Facts{State: provision.Up}, nil)
+	for i, k := range known {
+		f := provision.Facts{State: provision.Up}
+		if len(k.Outputs) == 0 {
+			f.State = provision.Missing
+		}
+		tell(i, f, nil)
 	}
 }
 
