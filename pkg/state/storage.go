@@ -65,7 +65,7 @@ func at(ctx context.Context, location string) (storage, error) {
 	case scheme == "s3":
 		return newBucket(ctx, location)
 	default:
-		return nil, fmt.Errorf("%s: it is neither a file nor s3://BUCKET/KEY", location)
+		return nil, errors.New("it is neither a file nor s3://BUCKET/KEY")
 	}
 }
 
