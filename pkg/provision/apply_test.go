@@ -324,6 +324,12 @@ func TestApplyOverNull(t *testing.T) {
 		return []provision.Thing{fails("broken"), cloudy("user", `{"peer":{"resource":{"type":"machines","name":"broken"}}}`), proxy, cloudy("web", `{}`)}, nil
 	}
 	p.Things = must[[]provision.Thing](t)(p.Describe(t.Context(), network.Facts{}))
+	for _, step := range must[[]provision.Step](t)(p.Plan(t.Context(), func(string) bool { return true }, true)) {
+		var hinted interface{ Hint() string }
+		if step.Name == "proxy" && (!errors.As(step.Err, &hinted) || !strings.Contains(hinted.Hint(), "not known yet is null")) {
+			t.Errorf("plan says of proxy %v", step.Err)
+		}
+	}
 	wantText(t, "apply writes", apply(t, p),
 		`"name":"broken","error":{"stage":"provision","message":"evaluate configuration: value is null while a string was expected"`,
 		`"name":"user","error":{"stage":"provision","message":"it needs broken: evaluate configuration: value is null while a string was expected"`,

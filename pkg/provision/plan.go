@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -36,12 +37,32 @@ func (p *Provisioner) Plan(ctx context.Context, chosen func(name string) bool, e
 			steps = append(steps, p.plan(n.thing))
 		}
 	}
+	if slices.ContainsFunc(steps, func(s Step) bool { return s.Action == Create }) {
+		for i, s := range steps {
+			if s.Err != nil && evaluated(s.Err) {
+				steps[i].Err = &earlyError{s.Err}
+			}
+		}
+	}
 	if everything {
 		for _, e := range p.obsolete(g) {
 			steps = append(steps, Step{Change: Change{Ref: refOf(e), Action: Destroy, Needs: killObsolete, Why: "the network has it no longer"}})
 		}
 	}
 	return steps, nil
+}
+
+// An earlyError is that of options which may be fine when more is made.
+type earlyError struct{ error }
+
+func (e *earlyError) Unwrap() error { return e.error }
+
+func (e *earlyError) Hint() string {
+	var own interface{ Hint() string }
+	if errors.As(e.error, &own) && own.Hint() != "" {
+		return own.Hint()
+	}
+	return "an address that is not known yet is null: if that is why, apply makes what has it first, and then this"
 }
 
 // plan is what would be done with one thing.
