@@ -711,7 +711,7 @@ func TestPower(t *testing.T) {
 func TestRenameKeyPair(t *testing.T) {
 	s := &sky{identity: provision.IdentityFile("admin")}
 	pair := provision.Thing{Ref: provision.Ref{Type: keypair.Type, Name: "admin"}, Provider: keypair.Type}
-	p := under(t, s, cloudy("web", `{}`), pair)
+	p := under(t, s, cloudy("web", `{}`), pair, net("admin", `{"peer":{"resource":{"type":"sshKeyPairs","name":"admin"}}}`))
 	apply(t, p)
 	before := must[[]byte](t)(os.ReadFile(filepath.Join(p.Root, ".nx/id/admin")))
 	if err := p.Rename("sshKeyPairs.admin", "ops"); err != nil {
@@ -721,6 +721,27 @@ func TestRenameKeyPair(t *testing.T) {
 		t.Error("the identity is another one")
 	}
 	wantText(t, "show writes", run(t, must[[]*record.Record](t)(p.All()), each(p.Show)), `"identityFile":".nx/id/ops"`)
+	if _, ok := p.State.Get("nets", "ops"); !ok {
+		t.Errorf("what was made for the key pair bears its old name: %v", p.MadeResources())
+	}
+}
+
+// With nothing to do for many machines, nobody is asked.
+func TestNothingToDo(t *testing.T) {
+	s := &sky{}
+	things := []provision.Thing{net("lan", `{}`)}
+	for i := range 200 {
+		things = append(things, cloudy(fmt.Sprintf("web%d", i), `{"net":`+toNet+`}`))
+	}
+	p := under(t, s, things...)
+	apply(t, p)
+	s.questions()
+	if got := apply(t, p); strings.Count(got, `"state":"up"`) != 200 || strings.Contains(got, `"error"`) {
+		t.Error("200 machines are not as they were made")
+	}
+	if q := s.questions(); q != "" {
+		t.Errorf("with nothing to do the sky was asked to %s", q)
+	}
 }
 
 // What a provider cannot say of a machine does not hide what is known of it.

@@ -42,10 +42,13 @@ use)
 		mv $next.pub $key.pub
 		sync
 	fi
-	# Debian and NixOS name the unit differently. Without systemd the server has its
-	# pid there, or is a container's first process.
+	# Debian and NixOS name the unit differently; behind a socket there may be none, and
+	# each connection reads the key. Without systemd the server has its pid there, or is a
+	# container's first process.
 	if [ -d /run/systemd/system ]; then
-		systemctl try-reload-or-restart ssh.service 2>/dev/null || systemctl try-reload-or-restart sshd.service
+		systemctl try-reload-or-restart ssh.service 2>/dev/null ||
+			systemctl try-reload-or-restart sshd.service 2>/dev/null ||
+			systemctl is-active --quiet ssh.socket || systemctl is-active --quiet sshd.socket
 	elif [ -r /run/sshd.pid ]; then
 		kill -HUP "$(cat /run/sshd.pid)"
 	else

@@ -391,7 +391,18 @@ func (p *Provisioner) Rename(old, name string) error {
 			return fmt.Errorf("rename %s: %w", old, err)
 		}
 	}
-	return p.State.Rename(ref.Type, ref.Name, to.Name)
+	if err := p.State.Rename(ref.Type, ref.Name, to.Name); err != nil {
+		return err
+	}
+	// What was made for it bears its name, as an account's ssh key does.
+	for _, e := range p.State.All() {
+		if e.Type != state.Machines && e.Name == ref.Name && slices.Contains(e.Needs, to.Type+"."+to.Name) {
+			if err := p.State.Rename(e.Type, e.Name, to.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Forget removes a machine or resource from the state, and leaves it where it is.
