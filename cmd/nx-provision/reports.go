@@ -92,7 +92,7 @@ func printPlan(out io.Writer, steps []provision.Step, markdown bool) error {
 		action := string(s.Action)
 		switch {
 		case s.Err != nil:
-			action = "error"
+			action, s.Why = "error", record.OneLine(s.Err.Error())
 			failed++
 		case s.Action != provision.Nothing:
 			pending++

@@ -444,6 +444,25 @@ func TestObsolete(t *testing.T) {
 	}
 }
 
+// A resource that nothing makes stops only who refers to it.
+func TestUnmade(t *testing.T) {
+	s := &sky{}
+	var said bytes.Buffer
+	bucket := provision.Thing{Ref: provision.Ref{Type: "s3Buckets", Name: "b"}, Provider: "s3Buckets"}
+	p := under(t, s, cloudy("db", `{}`), bucket)
+	p.Log = slog.New(slog.NewTextHandler(&said, nil))
+	if got := apply(t, p); strings.Contains(got, "error") || strings.Contains(got, "s3Buckets") {
+		t.Errorf("apply writes %s", got)
+	}
+	wantText(t, "apply says", said.String(), "it is not made: nothing makes resources.s3Buckets", "host=s3Buckets.b")
+	p.Things = append(p.Things, cloudy("web", `{"net":{"resource":{"type":"s3Buckets","name":"b"}}}`))
+	wantText(t, "apply writes", apply(t, p), `"name":"web","error":{"stage":"provision","message":"it needs s3Buckets.b: find provider: nothing makes resources.s3Buckets`)
+	steps := must[[]provision.Step](t)(p.Plan(t.Context(), func(name string) bool { return name == "db" }, true))
+	if len(steps) != 2 || !strings.HasPrefix(steps[1].Why, "nothing makes resources.s3Buckets") || steps[1].Err != nil {
+		t.Errorf("plan: %+v", steps)
+	}
+}
+
 // A resource stays as long as something needs it.
 func TestDestroyInUse(t *testing.T) {
 	s := &sky{}

@@ -24,7 +24,7 @@ type Step struct {
 // nothing. What depends on something that is not made yet has no properties, and why.
 func (p *Provisioner) Plan(ctx context.Context, chosen func(name string) bool, everything bool) ([]Step, error) {
 	g := p.newGraph(func(t Thing) bool {
-		return t.Type == state.Machines && chosen(t.Name) || everything && t.Type != state.Machines
+		return t.Type == state.Machines && chosen(t.Name) || everything && p.makes(t)
 	})
 	if err := g.refresh(ctx); err != nil {
 		return nil, err
@@ -45,6 +45,11 @@ func (p *Provisioner) Plan(ctx context.Context, chosen func(name string) bool, e
 		}
 	}
 	if everything {
+		for _, t := range p.Things {
+			if _, needed := g.nodes[t.Ref]; t.Type != state.Machines && !p.makes(t) && !needed {
+				steps = append(steps, Step{Change: Change{Ref: t.Ref, Why: unmade(t)}})
+			}
+		}
 		for _, e := range p.obsolete(g) {
 			steps = append(steps, Step{Change: Change{Ref: refOf(e), Action: Destroy, Needs: killObsolete, Why: "the network has it no longer"}})
 		}

@@ -125,8 +125,13 @@ func (p *Provisioner) Apply(ctx context.Context, hosts []*record.Record, everyth
 		records[Ref{state.Machines, r.Name()}] = r
 	}
 	g := p.newGraph(func(t Thing) bool {
-		return records[t.Ref] != nil || everything && t.Type != state.Machines
+		return records[t.Ref] != nil || everything && p.makes(t)
 	})
+	for _, t := range p.Things {
+		if _, needed := g.nodes[t.Ref]; everything && t.Type != state.Machines && !p.makes(t) && !needed {
+			p.log().Warn("it is not made: "+unmade(t), "host", t.Ref.String())
+		}
+	}
 	var invalid error
 	write := func(n *node) {
 		r := records[n.thing.Ref]
@@ -635,6 +640,16 @@ func (p *Provisioner) thing(ref Ref) (Thing, bool) {
 	return p.Things[i], true
 }
 
+// makes tells whether t is a resource of a type that something makes. Of the others a
+// network may have many, for all that they are not made: what refers to one fails.
+func (p *Provisioner) makes(t Thing) bool {
+	_, ok := p.Resources[t.Provider]
+	return ok && t.Type != state.Machines
+}
+
+// unmade says why a resource is not made.
+func unmade(t Thing) string { return "nothing makes resources." + t.Type }
+
 func (p *Provisioner) maker(t Thing) (Maker, error) {
 	makers := p.Resources
 	if t.Type == state.Machines {
@@ -644,7 +659,7 @@ func (p *Provisioner) maker(t Thing) (Maker, error) {
 		return m, nil
 	}
 	if t.Type != state.Machines {
-		return nil, fmt.Errorf("find provider: nothing makes resources.%s, and known are %q", t.Type, slices.Sorted(maps.Keys(makers)))
+		return nil, fmt.Errorf("find provider: %s, and known are %q", unmade(t), slices.Sorted(maps.Keys(makers)))
 	}
 	known := append(slices.Collect(maps.Keys(makers)), None)
 	slices.Sort(known)
