@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -165,6 +166,70 @@ func testSystemdProtocol(t *testing.T, d *deployment, suffers func(i int) bool) 
 		})
 	}
 	d.wantActivated("switch", "old", "activated")
+}
+
+// A deployer that is killed, at whichever step, leaves a host that the next one brings to
+// an end: it runs one system, which its boot default agrees with, and can be switched.
+func TestDeployerKilled(t *testing.T) {
+	t.Parallel()
+	d := deploy(t, map[string]string{
+		"network.nix": `{ web1 = { deployment.targetEnv = "sandbox"; boot.isContainer = true; imports = [ ./web1.nix ]; }; }`,
+		"web1.nix":    "{ }",
+	})
+	if r := d.sh("nx-provision -q -f network.nix -o hosts.jsonl"); r.status != 0 {
+		t.Fatalf("%+v", r)
+	}
+	copied := func(text string) {
+		t.Helper()
+		d.write("web1.nix", `{ environment.etc.x.text = "`+text+`"; }`)
+		if r := d.sh("nx-eval -q -f network.nix hosts.jsonl | nx-build -q | nx-copy -q -o new.jsonl"); r.status != 0 {
+			t.Fatalf("%+v", r)
+		}
+	}
+	systems := func() string {
+		return d.on("web1", "(readlink -f /run/current-system /nix/var/nix/profiles/system; cat /var/lib/nx/default) | sort -u")
+	}
+
+	// The steps, as they are announced of one that is left alone.
+	copied("first")
+	d.at("end", nil, "switch", "new.jsonl")
+	copied("second")
+	whole, web1 := d.at("end", nil, "switch", "new.jsonl")
+	if web1.Get("activation.result").Str != "activated" {
+		t.Fatalf("%+v", whole)
+	}
+	var steps []string
+	for line := range strings.Lines(whole.stderr) {
+		e := gjson.Parse(line)
+		if step := e.Get("event").Str; e.Get("host").Str == "web1" && step != "output" && !slices.Contains(steps, step) {
+			steps = append(steps, step)
+		}
+	}
+	for _, want := range []string{"activating", "testing", "confirming", "contact", "settled", "committing", "end"} {
+		if !slices.Contains(steps, want) {
+			t.Fatalf("%q is no step of %q", want, steps)
+		}
+	}
+	for _, step := range steps {
+		t.Run(step, func(t *testing.T) {
+			d := &deployment{t, d.dir}
+			copied("killed at " + step)
+			if r, _ := d.at(step, func(cmd *exec.Cmd) { cmd.Process.Kill() }, "switch", "new.jsonl"); r.status < 128 && step != steps[len(steps)-1] {
+				t.Errorf("status %d", r.status)
+			}
+			d.sh("nx-activate -q attach new.jsonl")
+			if got := systems(); strings.Contains(got, "\n") {
+				t.Errorf("it is on %s", got)
+			}
+			r := d.sh("nx-activate -q switch new.jsonl")
+			if got := hosts(t, r.stdout)["web1"].Get("activation.result").Str; got != "activated" && got != "unchanged" {
+				t.Errorf("the next run: %q\n%s", got, r.stderr)
+			}
+			if got := d.on("web1", "cat /run/current-system/etc/x; ls -d /nix/var/nix/gcroots/nx/2???????-??????-* /run/nx/2* /run/nx/pending 2>/dev/null; flock -n /run/nx/lock true || echo locked"); got != "killed at "+step {
+				t.Errorf("it has %s", got)
+			}
+		})
+	}
 }
 
 // A machine deploys to itself without ssh, if it may.
