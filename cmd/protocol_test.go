@@ -124,7 +124,10 @@ func testSystemdProtocol(t *testing.T, d *deployment, suffers func(i int) bool) 
 				cmd.Process.Kill()
 				// not before the host has given up, twice
 				journal := filepath.Join(d.host("web1").Disk("var"), "lib/nx/last/journal")
-				d.sh("bash -c \"grep -qm1 '^rebooting' <(exec timeout 60 tail -F -n +1 " + journal + ")\"")
+				booted := filepath.Join(filepath.Dir(d.host("web1").Disk("")), "booted")
+				d.sh("was=$(stat -c %i%y " + booted + "); bash -c \"grep -qm1 '^rebooting' <(exec timeout 60 tail -F -n +1 " + journal + ")\"\n" +
+					// a system that shuts down has no disk any more, and may let somebody in
+					"timeout 60 sh -c 'until now=$(stat -c %i%y " + booted + " 2>/dev/null) && [ \"$now\" != \"$0\" ]; do :; done' \"$was\"")
 			}, rebooted: true},
 		{name: "the deployer is killed, and another one takes it over", configuration: `environment.etc.x.text = "4"; systemd.services.slow = { wantedBy = [ "multi-user.target" ]; serviceConfig.Type = "oneshot"; script = "sleep 2"; };`,
 			settings: "confirmTimeout: 20", event: "testing", act: func(cmd *exec.Cmd) { cmd.Process.Kill() }, new: true},
@@ -225,7 +228,7 @@ func TestDeployerKilled(t *testing.T) {
 			if got := hosts(t, r.stdout)["web1"].Get("activation.result").Str; got != "activated" && got != "unchanged" {
 				t.Errorf("the next run: %q\n%s", got, r.stderr)
 			}
-			if got := d.on("web1", "cat /run/current-system/etc/x; ls -d /nix/var/nix/gcroots/nx/2???????-??????-* /run/nx/2* /run/nx/pending 2>/dev/null; flock -n /run/nx/lock true || echo locked"); got != "killed at "+step {
+			if got := d.on("web1", "cat /run/current-system/etc/x; ls -d /nix/var/nix/gcroots/nx/2???????-??????-* /run/nx/2* /run/nx/pending 2>/dev/null; flock -w 30 /run/nx/lock true || echo locked"); got != "killed at "+step {
 				t.Errorf("it has %s", got)
 			}
 		})
