@@ -307,6 +307,8 @@ follow() {
 }
 
 attach() {
+	# A system that shuts down may let us in when its disk is gone already.
+	! systemd || [ "$(systemctl is-system-running)" != stopping ] || exit 75
 	folder "$1"
 	if [ "$1" = last ] && [ -z "$id" ]; then
 		say none

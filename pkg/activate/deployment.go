@@ -289,6 +289,8 @@ func (d *deployment) follow(ctx context.Context, cause error) (Activation, error
 			d.id, d.action, d.path = d.facts.first("deployment"), Action(d.facts.first("action")), store.Path(d.facts.first("system"))
 		}
 		switch {
+		case err == nil && status == stopping:
+			cause = errors.New("it is shutting down")
 		case d.facts.has("none"):
 			return Activation{}, errors.New("attach to the last deployment: the host has had none")
 		case err == nil && !d.journal && !d.facts.has("withdrawn"):
@@ -410,6 +412,9 @@ func (d *deployment) heard(line string) {
 		d.enough()
 	}
 }
+
+// stopping is the status of activate.sh on a host that shuts down: it may be asked again.
+const stopping = 75
 
 // steps are those that take long, or are a turn, with what their value says.
 var steps = map[string]string{
